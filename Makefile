@@ -1,0 +1,99 @@
+# GNU make. Everything runs in .venv, which the first target that needs it sets up from
+# requirements.lock; the system's Python gets nothing but that folder.
+
+# What `make run` runs, as in NOTEBOOKS="S7 S9"; nothing stands for all four. It is told how by
+# PROFILE, DATASET, SEED, RESUME and REUSE: make hands on to the commands whatever was given on its
+# own command line, as in `make run PROFILE=quick`, or in the environment.
+NOTEBOOKS =
+
+# The one place that says how notebooks are tested. nbval's --nbval-current-env starts .venv's own
+# kernel, whatever kernels are registered on the machine and named in the notebooks. A lax run
+# compares the output of marked cells only: the stored outputs come from a long run, these from a
+# short one on images that need no download.
+TEST_NOTEBOOKS = PROFILE=smoke DATASET=digits RESUME=0 REUSE=0 \
+	.venv/bin/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+	--durations=10 -p no:cacheprovider notebooks
+
+# Keeps the pins of the lock that it writes, unless pyproject.toml rules them out; delete the file
+# first to get the newest of everything. The comment on top must not tell where uv ran.
+LOCK = uv pip compile pyproject.toml --group test --universal --python-version 3.11 \
+	--fork-strategy fewest --generate-hashes --custom-compile-command "make lock" --quiet
+
+.DEFAULT_GOAL = help
+.DELETE_ON_ERROR:
+.PHONY: help setup run test test-lowest verify report badges lint format lock clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
+		while IFS='|' read -r target text; do printf 'make %-12s %s\n' "$$target" "$$text"; done
+
+setup: .venv/.installed ## Set up .venv only
+
+run: .venv/.installed ## Execute the notebooks (NOTEBOOKS="S7 S9", PROFILE=full|quick|smoke)
+	.venv/bin/python -m helpers run $(NOTEBOOKS)
+
+# Agg is for the tests alone: in a notebook it would suppress the figures.
+test: lint ## Lint, run the unit tests, and run the notebooks on a few small images
+	MPLBACKEND=Agg .venv/bin/python -m pytest tests
+	$(TEST_NOTEBOOKS)
+
+test-lowest: .venv-lowest/.installed ## Run the unit tests with the oldest dependencies allowed
+	MPLBACKEND=Agg .venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning tests
+
+verify: .venv/.installed ## Evaluate the kept networks again and compare with their metrics
+	.venv/bin/python -m helpers verify
+
+report: .venv/.installed ## Write the table of results into the READMEs
+	.venv/bin/python -m helpers report
+
+badges: .venv/.installed ## Write your repository's address everywhere (REPO=owner/name)
+	@test -n "$(REPO)" || { echo 'make badges: say whose, as in REPO=owner/name' >&2; exit 1; }
+	.venv/bin/python -m helpers badges $(REPO)
+
+lint: .venv/.installed ## Check style and formatting, of the notebooks too
+	.venv/bin/python -m ruff check
+	.venv/bin/python -m ruff format --check
+
+format: .venv/.installed ## Format, and repair what can be repaired
+	.venv/bin/python -m ruff check --fix-only
+	.venv/bin/python -m ruff format
+
+lock: ## Pin all dependencies again from pyproject.toml
+	@command -v uv >/dev/null || { echo 'make lock: needs uv, https://docs.astral.sh/uv' >&2; exit 1; }
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --resolution lowest-direct --output-file requirements-lowest.lock
+
+clean: ## Remove the virtual environments and caches; data, checkpoints and results stay
+	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache .hypothesis
+	find helpers tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+		-prune -exec rm -rf {} +
+
+.venv/.installed: requirements.lock
+.venv-lowest/.installed: requirements-lowest.lock
+
+# Sets up the folder that holds the target, from nothing, so that nothing of an older lock is left.
+# PYTHON may name an interpreter. Names are tried by running them, as one that is found may be a
+# version manager's stub without anything behind it, or a system's Python without venv.
+# Of what pip says, only downloads that one has to wait for are shown, and its errors. The target
+# appears last, and only when pip has succeeded: a set-up that was cut short starts anew.
+.venv/.installed .venv-lowest/.installed:
+	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \
+		"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+			2>/dev/null && break; \
+		python=; \
+	done; \
+	test -n "$$python" || { \
+		echo 'No Python of version 3.11 or newer with its venv module was found; try PYTHON=path' >&2; \
+		exit 1; \
+	}; \
+	echo "Setting up $(@D) with $$("$$python" --version): some gigabytes, a few minutes"; \
+	"$$python" -m venv --clear $(@D)
+	@{ $(@D)/bin/python -m pip install --require-hashes --disable-pip-version-check \
+		--no-input --progress-bar off -r $< && : >$@; } | \
+	while IFS= read -r line; do \
+		case $$line in \
+			*' '[MG]B\)) echo "$$line" ;; \
+			'Building wheel'*|'Installing collected'*) echo "  $${line%%:*}" ;; \
+		esac; \
+	done; \
+	test -e $@

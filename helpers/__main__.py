@@ -1,0 +1,131 @@
+"""The command line, `python -m helpers`: fetch the data, train, run notebooks, check and report."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="CIFAR-10 notebooks: fetch the data, train, run the notebooks, check and report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _one_of(value: str, what: str, names: list[str]) -> str:
+    if value not in names:
+        raise typer.BadParameter(f"no {what} is called {value}; there are {', '.join(names)}")
+    return value
+
+
+def _settings():
+    from helpers.settings import Settings
+
+    try:
+        return Settings.from_environment()
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@app.command()
+def data() -> None:
+    """Fetch CIFAR-10 into CIFAR10_ROOT (default: data/), unless it is there, and check it."""
+    from helpers.data import cifar10
+    from helpers.settings import cifar10_root
+
+    mean, std = cifar10(cifar10_root()).statistics
+    print(f"CIFAR-10 is in {cifar10_root()}; mean {mean.round(4)}, deviation {std.round(4)}")
+
+
+@app.command()
+def train(
+    run: Annotated[str, typer.Argument(help="Which, as in 'S7/s7'.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from SEED on.")] = 1,
+    validation: Annotated[
+        bool, typer.Option(help="Train on 45,000 images and test on the 5,000 others held out.")
+    ] = False,
+) -> None:
+    """Train one run, or continue it, and keep its files.
+
+    PROFILE, DATASET, SEED, RESUME and REUSE in the environment choose how.
+    """
+    from helpers.data import load
+    from helpers.runs import RUNS
+    from helpers.runs import train as train_run
+
+    chosen, settings = RUNS[_one_of(run, "run", list(RUNS))], _settings()
+    images = load(settings)
+    result = train_run(chosen, images.validation() if validation else images, settings, seeds)
+    print(f"{result.metrics['test_accuracy']:.2f} % of the test images right; {result.folder}")
+
+
+@app.command()
+def run(
+    notebooks: Annotated[
+        list[str] | None, typer.Argument(help="Which, as in 'S7'; or all.")
+    ] = None,
+) -> None:
+    """Execute notebooks from top to bottom, and say what was reached and where it lies."""
+    from helpers import notebook
+
+    names = [_one_of(name, "notebook", notebook.names()) for name in notebooks or notebook.names()]
+    settings = _settings()
+    executed = [notebook.execute(name, settings) for name in names]
+    print(f"\n{notebook.reached(executed)}")
+
+
+@app.command()
+def summary(net: Annotated[str, typer.Argument(help="Which network, as in 's7'.")]) -> None:
+    """Print a network's layer table, mult-adds and receptive fields."""
+    from helpers import receptive_field, summary
+    from helpers.models import MODELS, build
+
+    model = build(_one_of(net, "network", list(MODELS)))
+    print(summary.layer_table(model))
+    print(f"Mult-adds: {summary.mult_adds(model) / 1e6:,.2f} M\n")
+    print(receptive_field.table(receptive_field.layers(model)).to_string())
+
+
+@app.command()
+def verify(tta: Annotated[bool, typer.Option("--tta", help="Mirror images too.")] = False) -> None:
+    """Evaluate every kept network again, and compare with what its metrics.json says."""
+    from helpers import verification
+    from helpers.data import cifar10
+    from helpers.settings import ROOT, cifar10_root
+
+    wrong = verification.verify(ROOT, cifar10(cifar10_root()), tta)
+    print("\n".join(f"WRONG: {figure}" for figure in wrong) or "Everything holds.")
+    sys.exit(1 if wrong else 0)
+
+
+@app.command()
+def report() -> None:
+    """Write the table of all kept runs into results/README.md and README.md."""
+    from helpers import reporting
+
+    reporting.report()
+
+
+@app.command()
+def badges(repository: Annotated[str, typer.Argument(help="As in 'owner/name'.")]) -> None:
+    """Write the repository's address into the README and all notebooks."""
+    from helpers import notebook
+
+    try:
+        notebook.rename_repository(repository)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def main() -> None:
+    """Run the command line; what can go wrong outside the code is one line, and exit code 1."""
+    try:
+        app(prog_name="python -m helpers")
+    except (OSError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Which device trains, in which precision, and what makes it fast."""
+
+import ctypes
+import platform
+
+import torch
+from accelerate import Accelerator, PartialState
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+
+
+def precision(device: torch.device) -> str:
+    """The mixed precision that is fast there, as Accelerate names it: "bf16", "fp16" or "no".
+
+    bf16 on CPUs with AVX512-BF16 or AMX and on GPUs from compute capability 8.0; older GPUs claim
+    bf16 but emulate it: fp16 with loss scaling; float32 elsewhere.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "no"
+
+
+def accelerator() -> Accelerator:
+    """Accelerate's handle on the device or devices, in the precision that is fast there."""
+    device = PartialState().device
+    if device.type == "cpu":
+        keep_memory()
+    return Accelerator(mixed_precision=precision(device))
+
+
+def keep_memory() -> None:
+    """Make glibc keep freed activations for the next step, which else pays a page fault a page."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def describe(device: torch.device) -> str:
+    """The device's name for people."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
+    return f"{name or 'CPU'}, {torch.get_num_threads()} threads"

@@ -1,0 +1,45 @@
+"""What a trained network says about images, and how often it is right."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from helpers.data import ImageData
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, data: ImageData, images: np.ndarray) -> torch.Tensor:
+    """Logits (N, 10) float32, on the network's device, for images (N, 32, 32, 3) uint8.
+
+    The network runs in evaluation mode, TF32 off, and is left in the mode it was in.
+    """
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    logits = [torch.zeros(0, 10, device=device)]
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for batch in torch.from_numpy(images).permute(0, 3, 1, 2).split(500):
+            logits.append(model(data.normalise(batch.to(device))).float())
+    model.train(was_training)
+    return torch.cat(logits)
+
+
+def test_accuracy(logits: np.ndarray, data: ImageData) -> float:
+    """The share of all test images whose largest logit is their label's, in %.
+
+    Raises ValueError where the logits are not those of the whole test set: 10,000 for CIFAR-10.
+    """
+    expected = 10_000 if data.key == "cifar10" else len(data.test_labels)
+    if not len(logits) == len(data.test_labels) == expected:
+        raise ValueError(f"{len(logits)} predictions; a test accuracy here is over all {expected}")
+    return float(100 * np.mean(logits.argmax(axis=1) == data.test_labels))
+
+
+def class_accuracy(logits: np.ndarray, data: ImageData) -> dict[str, float]:
+    """The share of each class's test images that are recognised, in %."""
+    right = logits.argmax(axis=1) == data.test_labels
+    return {c: float(100 * right[data.test_labels == i].mean()) for i, c in enumerate(data.classes)}
+
+
+def confidence(logits: np.ndarray) -> np.ndarray:
+    """The probability (softmax) given to each image's predicted class, (N,) in [0, 1]."""
+    return torch.from_numpy(logits).softmax(dim=1).amax(dim=1).numpy()

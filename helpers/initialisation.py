@@ -1,0 +1,27 @@
+"""Weights to start from that save epochs and change no count (K. Jordan, arXiv:2404.00498)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@torch.no_grad()
+def whiten_(conv: nn.Conv2d, images: Tensor, epsilon: float = 1e-2) -> None:
+    """Set a first convolution's filters to the whitened principal patches and their negatives.
+
+    Each then answers to one direction of the patches of `images`, (N, C, H, W) float32 and
+    normalised, with unit variance; filters beyond twice the directions keep what they have.
+    """
+    patches = F.unfold(images, conv.kernel_size).transpose(1, 2).flatten(0, 1)
+    variances, directions = torch.linalg.eigh(torch.cov(patches.T))
+    filters = (directions / (variances + epsilon).sqrt()).T.flip(0)
+    filters = torch.cat([filters, -filters])[: conv.out_channels]
+    conv.weight[: len(filters)] = filters.view(-1, *conv.weight.shape[1:])
+
+
+@torch.no_grad()
+def identity_(model: nn.Module) -> None:
+    """Let the first filters of every ungrouped convolution over 1x1 pass their inputs through."""
+    for conv in model.modules():
+        if isinstance(conv, nn.Conv2d) and conv.groups == 1 and conv.kernel_size[0] > 1:
+            nn.init.dirac_(conv.weight[: conv.in_channels])

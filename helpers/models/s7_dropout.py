@@ -1,0 +1,58 @@
+"""The S7 network of seed document 001: 671,690 parameters, receptive field 36 / 48."""
+
+from torch import Tensor, nn
+
+
+def conv(
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 3,
+    *,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    dropout: float | None = None,
+) -> list[nn.Module]:
+    """Convolution with bias, ReLU, batch normalisation and, unless None, dropout."""
+    layers = [
+        nn.Conv2d(
+            in_channels, out_channels, kernel, padding=padding, dilation=dilation, groups=groups
+        ),
+        nn.ReLU(),
+        nn.BatchNorm2d(out_channels),
+    ]
+    return layers if dropout is None else [*layers, nn.Dropout(dropout)]
+
+
+class S7Dropout(nn.Module):
+    """Two max poolings; an unpadded dilated convolution takes the place of the third.
+
+    As published, the last 1x1 convolution is followed by a ReLU: no logit is negative.
+    Maps (N, 3, 32, 32) to logits (N, 10).
+
+    Args:
+        dropout: probability of the dropout layers, in [0, 1); .15 as published.
+    """
+
+    def __init__(self, dropout: float = 0.15) -> None:
+        super().__init__()
+        p = dropout
+        self.block1 = nn.Sequential(
+            *conv(3, 32, padding=1, dropout=p), *conv(32, 64, padding=1, dropout=p), nn.MaxPool2d(2)
+        )
+        self.block2 = nn.Sequential(
+            *conv(64, 64, padding=1, groups=64, dropout=p), *conv(64, 128, 1), nn.MaxPool2d(2)
+        )
+        self.block3 = nn.Sequential(
+            *conv(128, 128, padding=1, groups=128, dropout=p), *conv(128, 256, 1, dropout=p)
+        )
+        self.block4 = nn.Sequential(
+            *conv(256, 256, dilation=2, dropout=p), nn.Conv2d(256, 64, 1), nn.ReLU()
+        )
+        self.output = nn.Sequential(nn.Conv2d(64, 10, 1), nn.ReLU())
+        self.gap = nn.AvgPool2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, 3, 32, 32) to logits (N, 10)."""
+        x = self.block4(self.block3(self.block2(self.block1(x))))
+        return self.gap(self.output(x)).flatten(1)

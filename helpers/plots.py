@@ -1,0 +1,106 @@
+"""Figures, returned for the caller to show or keep; their colours all readers can tell apart."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from helpers.training import History
+
+BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito's palette for colour-blind readers
+
+
+def _figure(width: float, height: float, title: str, **grid):
+    figure = Figure((width, height), dpi=100, layout="constrained", facecolor="white")
+    figure.suptitle(title)
+    return figure, figure.subplots(**grid)
+
+
+def class_counts(train: np.ndarray, test: np.ndarray, classes: Sequence[str], title: str) -> Figure:
+    """How many training and test images each class has, from labels (N,)."""
+    figure, axis = _figure(8, 3.5, title)
+    places = np.arange(len(classes))
+    for shift, labels, colour, name in ((-0.2, train, BLUE, "train"), (0.2, test, ORANGE, "test")):
+        bars = axis.bar(places + shift, np.bincount(labels), 0.4, color=colour, label=name)
+        axis.bar_label(bars, fontsize=7)
+    axis.set(xlabel="class", ylabel="images")
+    axis.set_xticks(places, classes)
+    axis.legend(loc="lower right")
+    return figure
+
+
+def gallery(images: np.ndarray, captions: Sequence[str], title: str, columns: int = 5) -> Figure:
+    """Images (N, H, W, 3), uint8 or floats in [0, 1], in rows, each under its caption."""
+    rows = -(-len(images) // columns)
+    size = 1.9 * columns, 0.6 + 2.2 * rows
+    figure, axes = _figure(*size, title, nrows=rows, ncols=columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, caption in zip(axes.flat, images, captions, strict=False):
+        axis.imshow(image)
+        axis.set_title(caption, fontsize=9)
+    return figure
+
+
+def augmented(images: np.ndarray, copies: Sequence[np.ndarray], title: str) -> Figure:
+    """A row of images (N, H, W, 3) uint8 and, below them, rows of augmented copies."""
+    rows = [images, *copies]
+    size = 1.1 * len(images) + 0.4, 1.15 * len(rows) + 0.5
+    figure, axes = _figure(*size, title, nrows=len(rows), ncols=len(images), squeeze=False)
+    for number, row in enumerate(rows):
+        axes[number, 0].set_ylabel(f"copy {number}" if number else "original")
+        for axis, image in zip(axes[number], row, strict=True):
+            axis.imshow(image)
+            axis.set(xticks=[], yticks=[])
+    return figure
+
+
+def curves(history: History, title: str) -> Figure:
+    """Loss and accuracy of every epoch, training and test."""
+    figure, axes = _figure(10, 4, title, ncols=2)
+    for axis, key, unit in zip(axes, ("loss", "accuracy"), ("cross-entropy", "%"), strict=True):
+        for part, colour, style in (("train", BLUE, "o--"), ("test", ORANGE, "o-")):
+            epochs, values = zip(
+                *((row["epoch"], row[f"{part}_{key}"]) for row in history.rows), strict=True
+            )
+            axis.plot(epochs, values, style, color=colour, markersize=3, label=part)
+        axis.set(xlabel="epoch", ylabel=f"{key} ({unit})", title=key.capitalize())
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    return figure
+
+
+def learning_rates(history: History, title: str) -> Figure:
+    """The learning rate of every optimizer step, as it was applied."""
+    figure, axis = _figure(8, 3, title)
+    axis.plot(range(1, len(history.learning_rates) + 1), history.learning_rates, color=BLUE)
+    axis.set(xlabel="optimizer step", ylabel="learning rate")
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def class_accuracy(accuracies: dict[str, float], title: str) -> Figure:
+    """A bar for each class's accuracy in %, and the mean of all."""
+    figure, axis = _figure(8, 3.8, title)
+    bars = axis.barh(list(accuracies), list(accuracies.values()), color=BLUE)
+    axis.bar_label(bars, fmt="%.1f", padding=3)
+    mean = np.mean(list(accuracies.values()))
+    axis.axvline(mean, color=ORANGE, linestyle="--", label=f"mean {mean:.2f} %")
+    axis.set(xlabel="test accuracy (%)", ylabel="class", xlim=(0, 110))
+    axis.invert_yaxis()
+    axis.legend(loc="lower left")
+    return figure
+
+
+def confusion(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str], title: str) -> Figure:
+    """The confusion matrix of labels (N,) and logits (N, 10), in images, true classes in rows."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    figure, axis = _figure(7.5, 6.5, title)
+    ConfusionMatrixDisplay.from_predictions(
+        labels, logits.argmax(axis=1), labels=range(len(classes)), display_labels=classes,
+        ax=axis, cmap="Blues", xticks_rotation=45, colorbar=False,
+    )  # fmt: skip
+    axis.set(xlabel="predicted class", ylabel="true class")
+    return figure

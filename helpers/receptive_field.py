@@ -1,0 +1,133 @@
+"""The layers of a network and what they see, read off the network itself with torch.fx."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+KINDS = {
+    nn.Conv2d: "conv",
+    nn.Linear: "fc",
+    nn.MaxPool2d: "pool",
+    nn.AvgPool2d: "pool",
+    nn.AdaptiveAvgPool2d: "pool",
+    nn.AdaptiveMaxPool2d: "pool",
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, pooling or linear layer; `source` names the layer whose output it reads.
+
+    `k` counts the pixels that a kernel spans, d(kernel-1)+1; `jump` is the distance in input
+    pixels between neighbouring outputs, `field` the side of the square that one output sees.
+    """
+
+    name: str
+    kind: str  # "conv", "pool", "global pool" or "fc"
+    module: nn.Module
+    source: str | None
+    nin: int
+    nout: int
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+    jump: int
+    field: int
+
+    @property
+    def k(self) -> int:
+        """Pixels that the kernel spans."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    @property
+    def is_depthwise(self) -> bool:
+        """A convolution of every channel by itself."""
+        return self.kind == "conv" and self.module.groups == self.module.in_channels > 1
+
+    @property
+    def is_pointwise(self) -> bool:
+        """A 1x1 convolution of all channels."""
+        return self.kind == "conv" and self.kernel == 1 and self.module.groups == 1
+
+
+def _side(module: nn.Module, attribute: str, default: int) -> int:
+    value = getattr(module, attribute, default)
+    sides = set(value) if isinstance(value, tuple) else {value}
+    if len(sides) > 1 or not all(isinstance(side, int) for side in sides):
+        raise ValueError(f"{attribute}={value} of {module}: only squares are understood")
+    return sides.pop()
+
+
+def layers(model: nn.Module, image_size: int = 32) -> list[Layer]:
+    """The layers in the order of execution, for images (N, 3, image_size, image_size).
+
+    Where branches meet, the widest view goes on. The model is left untouched. Raises ValueError
+    for a kernel, stride, padding or dilation that is not square.
+    """
+    graph = fx.symbolic_trace(copy.deepcopy(model).cpu().eval())
+    with torch.no_grad():
+        ShapeProp(graph).propagate(torch.zeros(1, 3, image_size, image_size))
+    modules, names, found = dict(graph.named_modules()), [], []
+    views: dict[fx.Node, tuple[int, int, str | None]] = {}  # jump, field and layer at a node
+    for node in graph.graph.nodes:
+        jump, field, source = max(
+            (views[n] for n in node.all_input_nodes), key=lambda v: v[1], default=(1, 1, None)
+        )
+        module = modules.get(node.target) if node.op == "call_module" else None
+        if kind := KINDS.get(type(module)):
+            nin, nout = (
+                n.meta["tensor_meta"].shape[-1] if kind != "fc" else 1
+                for n in (node.all_input_nodes[0], node)
+            )
+            if kind == "pool" and nin > 1 and nout == 1:
+                kind = "global pool"
+            kernel = nin if kind == "global pool" else _side(module, "kernel_size", 1)
+            # The published tables let the global pooling take one step of one pixel.
+            stride = 1 if kind == "global pool" else _side(module, "stride", 1)
+            dilation = _side(module, "dilation", 1)
+            layer = Layer(
+                name="", kind=kind, module=module, source=source, nin=nin, nout=nout,
+                kernel=kernel, stride=stride, padding=_side(module, "padding", 0),
+                dilation=dilation, jump=jump * stride,
+                field=field + dilation * (kernel - 1) * jump,
+            )  # fmt: skip
+            name = _name(layer, found[-1] if found else None)
+            names.append(name)
+            number = names.count(name)
+            numbered = name in ("conv", "pool") or number > 1
+            layer = Layer(**{**vars(layer), "name": f"{name}{number}" if numbered else name})
+            found.append(layer)
+            jump, field, source = layer.jump, layer.field, layer.name
+        views[node] = (jump, field, source)
+    return found
+
+
+def _name(layer: Layer, previous: Layer | None) -> str:
+    if layer.kind == "global pool":
+        return "gmp" if isinstance(layer.module, nn.MaxPool2d | nn.AdaptiveMaxPool2d) else "gap"
+    if layer.is_depthwise:
+        return "depthwise"
+    if layer.is_pointwise and previous is not None and previous.is_depthwise:
+        return "pointwise"
+    return layer.kind
+
+
+def receptive_field(found: list[Layer]) -> tuple[int, int]:
+    """The receptive field in pixels of what goes into the global pooling, and of the output."""
+    whole = max(layer.field for layer in found)
+    pooling = next((layer for layer in found if layer.kind == "global pool"), None)
+    return pooling.field - (pooling.k - 1) * pooling.jump if pooling else whole, whole
+
+
+def table(found: list[Layer]) -> pd.DataFrame:
+    """The published table: layer, Nin, k, p, s, Nout, Jout, Rout."""
+    rows: list[tuple[Any, ...]] = [("input", 0, 0, 0, 0, found[0].nin, 1, 1)]
+    rows += [(x.name, x.nin, x.k, x.padding, x.stride, x.nout, x.jump, x.field) for x in found]
+    columns = ["layer", "Nin", "k", "p", "s", "Nout", "Jout", "Rout"]
+    return pd.DataFrame(rows, columns=columns).set_index("layer")

@@ -1,0 +1,72 @@
+"""The table of all kept runs, written into the READMEs from their metrics.json files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from helpers.results import write
+from helpers.settings import ROOT
+
+BEGIN, END = "<!-- results: made by `make report` -->", "<!-- end of results -->"
+
+
+def kept(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """The metrics of every kept run, by its name, "notebook/run"."""
+    files = sorted((root / "results").glob("[!_]*/*/metrics.json"))
+    return {f"{f.parts[-3]}/{f.parts[-2]}": json.loads(f.read_text()) for f in files}
+
+
+def table(runs: dict[str, dict[str, Any]]) -> str:
+    """The runs as a Markdown table."""
+    head = "run|parameters|mult-adds|receptive field|epochs|test accuracy|published|with flip TTA"
+    head += "|seeds|training|device"
+    lines = [head.split("|"), ["---"] * (head.count("|") + 1)]
+    for name, m in runs.items():
+        field = m["receptive_field"]
+        lines.append(
+            [
+                name,
+                f"{m['params']:,}",
+                f"{m['mult_adds'] / 1e6:.2f} M",
+                f"{field['before_pooling']} / {field['including_pooling']}",
+                str(m["epochs"]),
+                f"**{m['test_accuracy']:.2f} %**",
+                _percent(m["published_test_accuracy"]),
+                _percent(m["test_accuracy_flip_tta"]),
+                _seeds(m),
+                f"{m['wall_seconds'] / 60:.1f} min, {m['precision']}",
+                m["device"],
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} %"
+
+
+def _seeds(metrics: dict[str, Any]) -> str:
+    number = len(metrics["seeds"])
+    if number == 1:
+        return f"seed {metrics['seed']} alone"
+    mean, std = metrics["test_accuracy_mean"], metrics["test_accuracy_std"]
+    return f"{mean:.2f} ± {std:.2f} ({number} seeds)"
+
+
+def report(root: Path = ROOT) -> None:
+    """Write the table into results/README.md and, between its two markers, README.md.
+
+    Raises ValueError where README.md lacks a marker.
+    """
+    text = table(kept(root))
+    readme = (root / "README.md").read_text()
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
+        raise ValueError(f"README.md needs the lines {BEGIN} and {END}, once each")
+    before, _, rest = readme.partition(BEGIN)
+    write(root / "README.md", f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+    intro = (
+        "# Results\n\nMade by `make report` from the `metrics.json` files; `make verify` measures "
+        "them again.\nAccuracies are those of the last epoch's weights on all 10,000 test images, "
+        "in float32.\nReceptive fields are in pixels, before / including the global pooling."
+    )
+    write(root / "results" / "README.md", f"{intro}\n\n{text}\n")

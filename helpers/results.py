@@ -1,0 +1,161 @@
+"""What a run leaves behind: weights, the figures measured from them, tables and plots."""
+
+import datetime
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import nn
+
+from helpers import devices, receptive_field, requirements, summary
+from helpers.data import ImageData
+from helpers.evaluation import class_accuracy, predict, test_accuracy
+from helpers.models import build
+from helpers.training import History, line
+
+
+@dataclass
+class Result:
+    """A finished run: the network with the weights that are kept, in float32, and its figures.
+
+    `metrics` is the content of `metrics.json`, `folder` where it lies with everything else,
+    `logits` (N, 10) what the network says of the test images.
+    """
+
+    folder: Path
+    model: nn.Module
+    history: History
+    metrics: dict[str, Any]
+    logits: np.ndarray
+    title: str  # the network and the data, for figures
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries on which a run's figures depend."""
+    names = ("torch", "torchvision", "albumentations", "numpy", "accelerate")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def figures(
+    model: nn.Module, data: ImageData, tta: bool = True
+) -> tuple[dict[str, Any], np.ndarray]:
+    """What can be measured of a network at any time, and its logits for the test images.
+
+    Accuracies are in %; `tta` adds the one with each mirror image's logits averaged in.
+    """
+    logits = predict(model, data, data.test_images).cpu().numpy()
+    before, including = receptive_field.receptive_field(receptive_field.layers(model))
+    measured = {
+        "params": summary.parameter_count(model),
+        "mult_adds": summary.mult_adds(model),
+        "receptive_field": {"before_pooling": before, "including_pooling": including},
+        "test_images": len(data.test_labels),
+        "test_accuracy": test_accuracy(logits, data),
+        "class_accuracy": class_accuracy(logits, data),
+    }
+    if tta:
+        mirrored = np.ascontiguousarray(data.test_images[:, :, ::-1])
+        both = logits + predict(model, data, mirrored).cpu().numpy()
+        measured["test_accuracy_flip_tta"] = test_accuracy(both, data)
+    return measured, logits
+
+
+def circumstances(history: History, data: ImageData, accelerator: Accelerator) -> dict[str, Any]:
+    """What a run was trained on, how long, and where."""
+    table = pd.DataFrame(history.rows)
+    return {
+        "dataset": data.title,
+        "train_images": len(data.train_labels),
+        "train_accuracy": history.rows[-1]["train_accuracy"],
+        "wall_seconds": float(table["seconds"].sum()),
+        "images_per_second": float(table["images_per_second"].median()),
+        "date": datetime.date.today().isoformat(),
+        "device": devices.describe(accelerator.device),
+        "device_type": accelerator.device.type,
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision.replace("no", "float32"),
+        "versions": versions(),
+    }
+
+
+def judged(model: nn.Module, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every demand of the metrics' notebook: demand, measured, passed."""
+    network = requirements.of_network(metrics["notebook"], model)
+    return pd.concat([network, requirements.of_run(metrics["notebook"], metrics)]).to_dict(
+        "records"
+    )
+
+
+def stored(model: nn.Module) -> bytes:
+    """The weights as a safetensors file: convolutions and linear layers in fp16, the rest fp32."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            for parameter, _ in module.named_parameters(prefix=name):
+                state[parameter] = state[parameter].half()
+    return save_safetensors(state)
+
+
+def with_weights(net: str, weights: bytes) -> nn.Module:
+    """The network with stored weights, on the CPU, in float32 and evaluation mode.
+
+    Raises RuntimeError where they are another network's, SafetensorError where they are damaged.
+    """
+    model = build(net)
+    model.load_state_dict(load_safetensors(weights))
+    return model.to(memory_format=torch.channels_last).eval()
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file aside, then rename it, so that it is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial.replace(path)
+
+
+def save(result: Result) -> None:
+    """Write all files of a run into its folder; `metrics.json`, which speaks for them, last."""
+    folder, metrics, rows = result.folder, result.metrics, result.history.rows
+    rates = pd.Series(result.history.learning_rates, name="learning_rate")
+    table = receptive_field.table(receptive_field.layers(result.model))
+    lines = [line(row, len(rows)) for row in rows]
+    write(folder / "model.safetensors", stored(result.model))
+    write(folder / "history.csv", pd.DataFrame(rows).to_csv(index=False))
+    write(folder / "learning_rate.csv", rates.to_csv(index_label="step"))
+    write(folder / "log.txt", "\n".join(lines) + "\n")
+    write(folder / "summary.txt", summary.layer_table(result.model))
+    write(folder / "receptive_field.csv", table.to_csv())
+    write(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+
+
+def load(folder: Path, data: ImageData) -> Result:
+    """A run that was trained earlier; prints where and when it was.
+
+    Raises FileNotFoundError where the folder does not hold a whole run.
+    """
+    files = ("metrics.json", "history.csv", "learning_rate.csv", "model.safetensors")
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise FileNotFoundError(
+            f"REUSE=1, but {folder} has no {', '.join(missing)}: train it first, with REUSE=0"
+        )
+    metrics = json.loads((folder / "metrics.json").read_text())
+    tables = [pd.read_csv(folder / name) for name in files[1:3]]
+    history = History(tables[0].to_dict("records"), tables[1]["learning_rate"].to_list())
+    print(
+        f"REUSE=1: trained on {metrics['date']} by {metrics['device']} in {metrics['precision']}, "
+        f"{metrics['wall_seconds'] / 60:.1f} minutes, seed {metrics['seed']}"
+    )
+    print((folder / "log.txt").read_text(), end="")
+    model = with_weights(metrics["net"], (folder / "model.safetensors").read_bytes())
+    logits = predict(model, data, data.test_images).cpu().numpy()
+    return Result(folder, model, history, metrics, logits, f"{metrics['net']} on {data.title}")

@@ -1,0 +1,160 @@
+"""The runs of the series: which network is trained, with what augmentation, and how."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from helpers import devices, initialisation, results, transforms
+from helpers.checkpoints import Checkpoints
+from helpers.data import ImageData
+from helpers.models import build
+from helpers.results import Result
+from helpers.settings import Profile, Settings
+from helpers.training import History, Recipe, fit, set_seed
+
+
+@dataclass(frozen=True)
+class Run:
+    """A network (a name in MODELS) trained in one way.
+
+    Its files go to the folder `name`, "notebook/run"; `transform` gives the augmentation for the
+    channel means of the training images; `published` is the hand-in's test accuracy in %.
+    """
+
+    name: str
+    net: str
+    transform: Callable[[np.ndarray], Any]
+    recipe: Recipe
+    published: float | None = None
+
+    @property
+    def notebook(self) -> str:
+        """The notebook it belongs to."""
+        return self.name.split("/")[0]
+
+
+S7 = Recipe(
+    epochs=10,
+    batch_size=256,
+    max_lr=0.3,
+    peak_epoch=2.5,
+    weight_decay=5e-4,
+    label_smoothing=0.1,
+    whitened=True,
+    identity=True,
+)
+S7_DROPOUT = dataclasses.replace(S7, batch_size=128, max_lr=0.1, dropout=0.05)
+
+RUNS = {
+    run.name: run
+    for run in (
+        Run("S7/s7", "s7", transforms.flip_and_shift, S7, published=86.88),
+        Run("S7/s7_dropout", "s7_dropout", transforms.flip_and_shift, S7_DROPOUT, published=82.93),
+    )
+}
+
+
+def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
+    """The recipe cut to the profile's epochs, with eight steps an epoch or more.
+
+    The peak keeps its place in the cycle, and the learning rate shrinks with the batch.
+    """
+    epochs = min(recipe.epochs, profile.epochs or recipe.epochs)
+    batch_size = max(1, min(recipe.batch_size, train_images // 8))
+    return dataclasses.replace(
+        recipe,
+        epochs=epochs,
+        peak_epoch=recipe.peak_epoch * epochs / recipe.epochs,
+        batch_size=batch_size,
+        max_lr=recipe.max_lr * batch_size / recipe.batch_size,
+    )
+
+
+def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Result:
+    """Train the run, continue it or, if `settings.reuse`, load it; keep its files and return it.
+
+    With several seeds, from `settings.seed` on, weights and figures are those of the first, and
+    the accuracies of all stand beside them. Raises FileNotFoundError where there is nothing to
+    reuse.
+    """
+    folder = settings.results(data.key) / run.name
+    if settings.reuse:
+        return results.load(folder, data)
+    recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
+    run = dataclasses.replace(run, recipe=recipe)
+    accelerator = devices.accelerator()
+    accuracies = []
+    for seed in reversed(range(settings.seed, settings.seed + seeds)):  # the first one last
+        model, history = _train(run, data, settings, seed, accelerator)
+        model = results.with_weights(run.net, results.stored(model)).to(accelerator.device)
+        figures, logits = results.figures(model, data)
+        both = {k: v for k, v in figures.items() if k.startswith("test_accuracy")}
+        accuracies.insert(0, {"seed": seed, **both})
+    tests = [accuracy["test_accuracy"] for accuracy in accuracies]
+    metrics = {
+        "notebook": run.notebook,
+        "net": run.net,
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "optimizer": recipe.optimizer,
+        "recipe": dataclasses.asdict(recipe) | {"transform": run.transform.__name__},
+        "seed": settings.seed,
+        **figures,
+        "published_test_accuracy": run.published,
+        "seeds": accuracies,
+        "test_accuracy_mean": float(np.mean(tests)),
+        "test_accuracy_std": float(np.std(tests, ddof=1)) if seeds > 1 else None,
+        **results.circumstances(history, data, accelerator),
+    }
+    metrics["requirements"] = results.judged(model, metrics)
+    result = Result(folder, model, history, metrics, logits, f"{run.net} on {data.title}")
+    if accelerator.is_main_process:
+        results.save(result)
+    return result
+
+
+def _train(
+    run: Run, data: ImageData, settings: Settings, seed: int, accelerator: devices.Accelerator
+) -> tuple[nn.Module, History]:
+    set_seed(seed)
+    model = build(run.net)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) and run.recipe.dropout is not None:
+            module.p = run.recipe.dropout
+    if run.recipe.identity:
+        initialisation.identity_(model)
+    if run.recipe.whitened:
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        images = torch.from_numpy(data.train_images[:2_000]).permute(0, 3, 1, 2)
+        initialisation.whiten_(first, data.normalise(images))
+    transform = run.transform(data.statistics[0])
+    fingerprint = {
+        "run": run.name,
+        "network": str(model),
+        "data": [data.title, len(data.train_labels), float(data.train_images.mean())],
+        "recipe": dataclasses.asdict(run.recipe),
+        "transform": str(transform),
+        "seed": seed,
+        "device": [accelerator.device.type, accelerator.mixed_precision, accelerator.num_processes],
+        "versions": results.versions(),
+    }
+    folder = settings.checkpoints(data.key) / run.name / f"seed-{seed}"
+    checkpoints = Checkpoints(folder, fingerprint, settings.resume)
+    on_gpu = accelerator.device.type == "cuda"
+    history = fit(
+        model,
+        data,
+        transform,
+        run.recipe,
+        seed=seed,
+        checkpoints=checkpoints,
+        accelerator=accelerator,
+        workers=min(4, os.cpu_count() or 1) if on_gpu else 0,
+    )
+    return model, history

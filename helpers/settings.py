@@ -1,0 +1,87 @@
+"""What to run and where things lie: the profiles, and the environment variables that choose."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much of the assignment is run; None stands for all of it."""
+
+    name: str
+    train_images: int | None = None
+    epochs: int | None = None
+
+
+FULL = Profile("full")
+QUICK = Profile("quick", train_images=5_000, epochs=2)
+SMOKE = Profile("smoke", train_images=512, epochs=2)
+PROFILES = {profile.name: profile for profile in (FULL, QUICK, SMOKE)}
+
+
+def _choice(name: str, default: str, *allowed: str) -> str:
+    value = os.environ.get(name) or default
+    if value not in allowed:
+        raise ValueError(f"{name}={value} is unknown; it is one of {', '.join(allowed)}")
+    return value
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The choices for one run.
+
+    `dataset` is "auto", "cifar10" or "digits"; `resume` continues from a checkpoint that fits;
+    `reuse` loads the run kept in `results/` in place of training; `home` is the folder of
+    `results/` and `checkpoints/`.
+    """
+
+    profile: Profile
+    dataset: str = "auto"
+    seed: int = 0
+    resume: bool = True
+    reuse: bool = False
+    home: Path = ROOT
+
+    @classmethod
+    def from_environment(cls, profile: str = "auto", dataset: str = "auto", home: Path = ROOT):
+        """Read PROFILE, DATASET, SEED, RESUME and REUSE, which beat the arguments.
+
+        Profile "auto" is "full" with a GPU and "quick" without. ValueError names a variable whose
+        value is not allowed, and what is.
+        """
+        name = _choice("PROFILE", profile, "auto", *PROFILES)
+        dataset = _choice("DATASET", dataset, "auto", "cifar10", "digits")
+        seed = os.environ.get("SEED") or "0"
+        if not seed.isdecimal():
+            raise ValueError(f"SEED={seed} is not a whole number from 0 on")
+        if name == "auto":
+            import torch  # here, so that --help need not wait for it
+
+            name = "full" if torch.cuda.is_available() else "quick"
+        if name == "full" and dataset == "digits":
+            raise ValueError("PROFILE=full is about CIFAR-10; take quick or smoke for the digits")
+        return cls(
+            profile=PROFILES[name],
+            dataset="cifar10" if name == "full" else dataset,  # nothing may stand in for it
+            seed=int(seed),
+            resume=_choice("RESUME", "1", "0", "1") == "1",
+            reuse=_choice("REUSE", "0", "0", "1") == "1",
+            home=home,
+        )
+
+    def results(self, dataset: str) -> Path:
+        """The folder of results: `results/` for all of CIFAR-10, else one that git ignores."""
+        whole = self.profile is FULL and dataset == "cifar10"
+        return self.home / "results" / ("" if whole else f"_{self.profile.name}-{dataset}")
+
+    def checkpoints(self, dataset: str) -> Path:
+        """The folder of this profile's checkpoints on this data."""
+        return self.home / "checkpoints" / f"{self.profile.name}-{dataset}"
+
+
+def cifar10_root() -> Path:
+    """The folder that holds, or will hold, `cifar-10-batches-py`: CIFAR10_ROOT, else `data/`."""
+    return ROOT / (os.environ.get("CIFAR10_ROOT") or "data")

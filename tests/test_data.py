@@ -1,0 +1,230 @@
+"""Where the data comes from, what is checked, and that every batch can be had again."""
+
+import hashlib
+import http.server
+import io
+import pickle
+import tarfile
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torchvision.datasets import CIFAR10
+
+from helpers import data as data_module
+from helpers import transforms
+from helpers.data import BatchSampler, DataUnavailable, ImageData, train_loader
+from helpers.settings import PROFILES, Settings
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data_module.digits()
+
+
+def images_like_cifar10(train: int = 600, test: int = 100) -> ImageData:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (train + test, 32, 32, 3), dtype=np.uint8)
+    labels = rng.integers(0, 10, train + test)
+    return ImageData(
+        "made", "made", tuple("0123456789"), images[:train], labels[:train], images[train:],
+        labels[train:],
+    )  # fmt: skip
+
+
+def test_digits_are_real_images_of_the_right_shape(digits):
+    assert digits.train_images.shape == (1437, 32, 32, 3)
+    assert digits.test_images.shape == (360, 32, 32, 3)
+    assert digits.train_images.dtype == np.uint8
+    assert digits.train_images.max() > 200
+    assert set(digits.test_labels) == set(range(10))
+    assert "not CIFAR-10" in digits.title
+    flat = {image.tobytes() for image in digits.train_images}
+    assert sum(image.tobytes() in flat for image in digits.test_images) <= 1
+
+
+def test_statistics_and_normalising_are_those_of_the_training_images():
+    data = images_like_cifar10()
+    mean, std = data.statistics
+    assert mean == pytest.approx(data.train_images.mean(axis=(0, 1, 2)) / 255)
+    assert std == pytest.approx(data.train_images.std(axis=(0, 1, 2)) / 255)
+    normalised = data.normalise(torch.from_numpy(data.train_images).permute(0, 3, 1, 2))
+    assert normalised.dtype == torch.float32
+    assert normalised.is_contiguous(memory_format=torch.channels_last)
+    assert normalised.mean(dim=(0, 2, 3)).abs().max() < 1e-4
+    assert (normalised.std(dim=(0, 2, 3)) - 1).abs().max() < 1e-4
+
+
+def test_part_of_the_data_keeps_the_statistics_of_all():
+    data = images_like_cifar10()
+    part = data.first(10)
+    assert len(part.train_labels) == len(part.train_images) == 10
+    assert len(part.test_labels) == 100
+    assert np.array_equal(part.statistics, data.statistics)
+
+
+def test_validation_split_is_fixed_and_apart():
+    data = images_like_cifar10(train=600)
+    split, again = data.validation(50), data.validation(50)
+    assert np.array_equal(split.test_images, again.test_images)
+    assert len(split.train_images) == 550
+    assert len(split.test_images) == 50
+    kept = {image.tobytes() for image in split.train_images}
+    held = {image.tobytes() for image in split.test_images}
+    assert not kept & held
+    assert kept | held == {image.tobytes() for image in data.train_images}
+    assert split.key != data.key
+
+
+def batches(data, transform, *, seed, epoch, workers=0, batch_size=64):
+    sampler = BatchSampler(len(data.train_labels), batch_size, seed)
+    sampler.epoch = epoch
+    loader = train_loader(data, transform, sampler, workers)
+    return torch.cat([images for images, _ in loader])
+
+
+def test_augmentation_is_the_same_with_any_number_of_workers_and_new_in_every_epoch():
+    data = images_like_cifar10()
+    # One image again and again: two equal results can only come of an equal random stream.
+    data.train_images[:] = data.train_images[0]
+    transform = transforms.flip_and_shift(data.statistics[0])
+    first = batches(data, transform, seed=1, epoch=1)
+    assert torch.equal(first, batches(data, transform, seed=1, epoch=1))
+    assert torch.equal(first, batches(data, transform, seed=1, epoch=1, workers=2))
+    for other in (dict(seed=1, epoch=2), dict(seed=2, epoch=1)):
+        assert not torch.equal(first, batches(data, transform, **other))
+    streams = {batch.numpy().tobytes() for batch in first.split(64) if len(batch) == 64}
+    assert len(streams) == 600 // 64
+
+
+def test_batches_are_uint8_and_channels_last():
+    data = images_like_cifar10()
+    loader = train_loader(data, None, BatchSampler(600, 50, seed=0))
+    images, labels = next(iter(loader))
+    assert images.shape == (50, 3, 32, 32)
+    assert images.dtype == torch.uint8
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert labels.dtype == torch.int64
+
+
+@hypothesis_settings(deadline=None)
+@given(
+    size=st.integers(1, 300),
+    batch_size=st.integers(1, 64),
+    processes=st.integers(1, 4),
+    epoch=st.integers(0, 5),
+)
+def test_every_image_is_in_one_batch_of_one_process(size, batch_size, processes, epoch):
+    samplers = [BatchSampler(size, batch_size, 3, rank, processes) for rank in range(processes)]
+    for sampler in samplers:
+        sampler.epoch = epoch
+    seen = np.concatenate([batch.indices for sampler in samplers for batch in sampler])
+    assert sorted(seen) == list(range(size))
+    assert all(len(list(s)) == len(s) == -(-size // batch_size) for s in samplers)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serve a tiny CIFAR-10 of the right form, and make torchvision expect its MD5 sums."""
+    archive = io.BytesIO()
+    sums = {}
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
+        for name in names:
+            content = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
+            if name == "batches.meta":
+                content = {"label_names": list("abcdefghij")}
+            raw = pickle.dumps(content)
+            sums[name] = hashlib.md5(raw).hexdigest()
+            entry = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            entry.size = len(raw)
+            tar.addfile(entry, io.BytesIO(raw))
+    content = archive.getvalue()
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(CIFAR10, "train_list", [[n, sums[n]] for n in names[:5]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
+    monkeypatch.setattr(CIFAR10, "meta", meta)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def respond(self, body):
+            if self.path.startswith("/missing"):
+                return self.send_error(404)
+            served = content[:-10] if self.path.startswith("/truncated") else content
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(served)))
+            self.end_headers()
+            if body:
+                self.wfile.write(served)
+
+        def do_HEAD(self):
+            self.respond(body=False)
+
+        def do_GET(self):
+            self.respond(body=True)
+
+        def log_message(self, *_):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{httpd.server_port}"
+    yield lambda *paths: tuple(f"{address}/{p}/cifar-10-python.tar.gz" for p in paths)
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_download_takes_the_first_source_that_answers_and_is_whole(server, tmp_path, capsys):
+    root = tmp_path / "data"
+    sources = server("missing", "truncated", "good", "unused")
+    data_module.download_cifar10(root, sources)
+    assert len(data_module.cifar10(root).train_labels) == 10
+    assert [path.name for path in root.iterdir()] == ["cifar-10-batches-py"]
+    assert "unused" not in capsys.readouterr().out
+
+
+def test_a_damaged_copy_is_fetched_again_before_anything_is_unpickled(
+    server, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(data_module.download_cifar10, "__defaults__", (server("good"),))
+    data_module.cifar10(tmp_path)
+    damaged = tmp_path / "cifar-10-batches-py" / "data_batch_1"
+    damaged.write_bytes(b"cos\nsystem\n(S'touch unpickled'\ntR.")
+    monkeypatch.chdir(tmp_path)
+    data_module.cifar10(tmp_path)
+    assert not (tmp_path / "unpickled").exists()
+
+
+def test_no_source_is_a_clear_error_with_what_to_do(server, tmp_path):
+    with pytest.raises(DataUnavailable, match=r"set CIFAR10_ROOT.*DATASET=digits") as error:
+        data_module.download_cifar10(tmp_path, server("truncated"))
+    assert "truncated" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sources_that_keep_silent_are_given_up_together(monkeypatch, tmp_path):
+    monkeypatch.setattr(data_module, "ANSWER_SECONDS", 1)
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), http.server.BaseHTTPRequestHandler, bind_and_activate=True
+    ) as silent:  # listens, but nobody accepts
+        started = time.monotonic()
+        with pytest.raises(DataUnavailable, match="no source"):
+            url = f"http://127.0.0.1:{silent.server_port}"
+            data_module.download_cifar10(tmp_path, (f"{url}/a", f"{url}/b", f"{url}/c"))
+        assert time.monotonic() - started < 3
+
+
+def test_only_auto_falls_back_to_the_digits_and_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
+    monkeypatch.setattr(data_module, "_answering", lambda sources: [])
+    data = data_module.load(Settings(PROFILES["smoke"], "auto"))
+    assert data.key == "digits"
+    assert "THIS IS NOT CIFAR-10" in capsys.readouterr().out
+    assert len(data.train_labels) == 512
+    with pytest.raises(DataUnavailable):
+        data_module.load(Settings(PROFILES["smoke"], "cifar10"))

@@ -1,0 +1,34 @@
+"""The weights that training starts from do what their names say."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from helpers import initialisation
+from helpers.models import build
+
+
+def test_whitened_filters_give_uncorrelated_outputs_of_unit_variance():
+    torch.manual_seed(0)
+    images = F.avg_pool2d(torch.randn(200, 3, 36, 36), 5, stride=1) * 5  # neighbours alike
+    conv = nn.Conv2d(3, 64, 3, bias=False)
+    untouched = conv.weight[54:].clone()
+    initialisation.whiten_(conv, images, epsilon=0)
+    outputs = conv(images).transpose(0, 1).flatten(1)
+    covariance = torch.cov(outputs[:27])
+    assert torch.allclose(covariance, torch.eye(27), atol=0.02)
+    assert torch.equal(conv.weight[27:54], -conv.weight[:27])
+    assert torch.equal(conv.weight[54:], untouched)
+
+
+def test_identity_passes_the_first_channels_through():
+    model = build("s7")
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    initialisation.identity_(model)
+    x = torch.randn(1, 64, 8, 8)
+    wide, dilated = model.block1[6], model.block2[3]
+    assert torch.allclose(wide(x)[:, :64], x)
+    assert torch.allclose(dilated(x)[:, :64], x)
+    squeeze, depthwise = "block1.9.weight", "block4.0.depthwise.weight"
+    for name in (squeeze, depthwise, "output.weight"):
+        assert torch.equal(model.get_parameter(name), before[name])

@@ -1,0 +1,61 @@
+"""The networks are those of the documents, and the tables leave them as they were."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from helpers import receptive_field, summary
+from helpers.models import MODELS, build
+from tests import published
+
+
+@pytest.mark.parametrize("name", published.LAYERS)
+def test_every_published_row(name):
+    table = summary.layer_table(build(name))
+    assert published.rows(table) == published.LAYERS[name]
+    assert f"Total params: {published.PARAMETERS[name]:,}" in table
+
+
+@pytest.mark.parametrize("name", published.PARAMETERS)
+def test_parameters_and_mult_adds(name):
+    model = build(name)
+    assert summary.parameter_count(model) == published.PARAMETERS[name]
+    millions = summary.mult_adds(model) / 1e6
+    assert millions == pytest.approx(published.MILLION_MULT_ADDS[name], abs=0.005)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_have_one_row_an_image_and_gradients_reach_every_parameter(name):
+    model = build(name)
+    logits = model(torch.randn(4, 3, 32, 32))
+    assert logits.shape == (4, 10)
+    # Not the cross-entropy: with a ReLU on the logits its gradient may vanish at the start.
+    (logits * torch.randn(4, 10)).sum().backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not dead
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters() if p.ndim == 4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tables_leave_network_and_random_state_alone(name):
+    model = build(name).train()
+    before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    summary.layer_table(model)
+    summary.mult_adds(model)
+    receptive_field.layers(model)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_dropout_is_in_the_published_places_with_the_published_probability():
+    rates = [m.p for m in build("s7_dropout").modules() if isinstance(m, nn.Dropout)]
+    assert rates == [0.15] * 6
+
+
+def test_unknown_network_is_named_with_those_there_are():
+    with pytest.raises(KeyError, match=r"'s8'.*s7, s7_dropout"):
+        build("s8")

@@ -1,0 +1,156 @@
+"""What a run leaves behind: complete, true to the weights that are kept, and reusable."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from helpers import data as data_module
+from helpers import evaluation, results
+from helpers.data import ImageData
+from helpers.models import build
+from helpers.runs import RUNS, shortened, train
+from helpers.settings import FULL, PROFILES, SMOKE, Settings
+
+KEYS = {
+    "notebook", "net", "params", "mult_adds", "receptive_field", "dataset", "test_images",
+    "epochs", "batch_size", "optimizer", "recipe", "seed", "test_accuracy", "train_accuracy",
+    "test_accuracy_flip_tta", "seeds", "test_accuracy_mean", "test_accuracy_std",
+    "wall_seconds", "device", "precision", "versions", "requirements",
+}  # fmt: skip
+FILES = {
+    "metrics.json", "history.csv", "learning_rate.csv", "log.txt", "summary.txt",
+    "receptive_field.csv", "model.safetensors",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    return Settings(SMOKE, "digits", home=tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data_module.digits().first(200)
+
+
+@pytest.fixture(scope="module")
+def result(settings, digits):
+    return train(RUNS["S7/s7_dropout"], digits, settings, seeds=2)
+
+
+def test_all_files_and_figures_are_there(result, settings):
+    assert result.folder == settings.home / "results" / "_smoke-digits" / "S7" / "s7_dropout"
+    assert {path.name for path in result.folder.iterdir()} == FILES
+    metrics = json.loads((result.folder / "metrics.json").read_text())
+    assert metrics.keys() >= KEYS
+    assert metrics == result.metrics
+    assert len(metrics["requirements"]) == 10
+    assert metrics["test_images"] == 360
+    log = (result.folder / "log.txt").read_text()
+    assert log.count("\n") == metrics["epochs"] == len(pd.read_csv(result.folder / "history.csv"))
+
+
+def test_the_accuracy_is_that_of_the_weights_on_disk_in_float32(result, digits):
+    model = build("s7_dropout")
+    model.load_state_dict(load_file(result.folder / "model.safetensors"))
+    model.eval()
+    images = digits.normalise(torch.from_numpy(digits.test_images).permute(0, 3, 1, 2))
+    with torch.inference_mode():
+        right = model(images).argmax(1).numpy() == digits.test_labels
+    assert result.metrics["test_accuracy"] == pytest.approx(100 * right.mean(), abs=1e-9)
+    by_class = result.metrics["class_accuracy"]
+    assert by_class["3"] == pytest.approx(100 * right[digits.test_labels == 3].mean())
+
+
+def test_convolutions_are_kept_in_half_precision_and_the_rest_in_full(result):
+    weights = load_file(result.folder / "model.safetensors")
+    modules = dict(build("s7_dropout").named_modules())
+    for name, value in weights.items():
+        module = modules[name.rpartition(".")[0]]
+        floating = torch.half if isinstance(module, nn.Conv2d) else torch.float
+        assert value.dtype == (torch.long if name.endswith("batches_tracked") else floating)
+
+
+def test_seeds_are_all_recorded_and_the_first_one_speaks(result):
+    seeds = result.metrics["seeds"]
+    assert [row["seed"] for row in seeds] == [0, 1]
+    figures = [row["test_accuracy"] for row in seeds]
+    assert result.metrics["test_accuracy"] == figures[0]
+    assert result.metrics["test_accuracy_mean"] == pytest.approx(np.mean(figures))
+    assert result.metrics["test_accuracy_std"] == pytest.approx(np.std(figures, ddof=1))
+
+
+def test_reuse_loads_the_run_without_training(result, settings, digits, capsys, monkeypatch):
+    monkeypatch.setattr("helpers.runs.fit", None)
+    reusing = Settings(SMOKE, "digits", reuse=True, home=settings.home)
+    again = train(RUNS["S7/s7_dropout"], digits, reusing)
+    assert again.metrics == result.metrics
+    columns = [pd.DataFrame(r.history.rows) for r in (again, result)]
+    pd.testing.assert_frame_equal(*columns, rtol=1e-12)
+    assert again.history.learning_rates == pytest.approx(result.history.learning_rates)
+    assert np.allclose(again.logits, result.logits, atol=1e-5)
+    printed = capsys.readouterr().out
+    assert "trained on" in printed
+    assert (result.folder / "log.txt").read_text() in printed
+
+
+def test_reuse_of_nothing_is_a_clear_error(tmp_path, digits):
+    reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors.*REUSE=0"):
+        train(RUNS["S7/s7"], digits, reusing)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_full_profile_is_the_recipe_itself(name):
+    assert shortened(RUNS[name].recipe, FULL, 50_000) == RUNS[name].recipe
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("profile", ["quick", "smoke"])
+def test_short_profiles_keep_the_shape_of_the_cycle(name, profile):
+    recipe, part = RUNS[name].recipe, PROFILES[profile]
+    short = shortened(recipe, part, part.train_images)
+    assert short.epochs == part.epochs
+    assert part.train_images / short.batch_size >= 8
+    assert short.peak_epoch / short.epochs == pytest.approx(recipe.peak_epoch / recipe.epochs)
+    assert short.max_lr / short.batch_size == pytest.approx(recipe.max_lr / recipe.batch_size)
+
+
+def test_a_test_accuracy_is_over_all_test_images(digits):
+    def cifar10(images):
+        empty = np.zeros((0, 32, 32, 3), np.uint8)
+        labels = np.zeros(images, np.int64)
+        return ImageData("cifar10", "CIFAR-10", ("a",) * 10, empty, labels[:0], empty, labels)
+
+    assert evaluation.test_accuracy(np.eye(10)[np.zeros(10_000, int)], cifar10(10_000)) == 100
+    for images, logits in ((316, 316), (10_000, 316), (50_000, 50_000)):
+        with pytest.raises(ValueError, match="over all 10000"):
+            evaluation.test_accuracy(np.zeros((logits, 10)), cifar10(images))
+
+
+def test_prediction_leaves_the_mode_alone(digits):
+    model = build("s7_dropout").train()
+    evaluation.predict(model, digits, digits.test_images[:20])
+    assert model.training
+    assert len(evaluation.predict(model, digits, digits.test_images[:0])) == 0
+
+
+def test_flip_tta_adds_the_mirror_images_logits(result, digits):
+    mirrored = np.ascontiguousarray(digits.test_images[:, :, ::-1])
+    both = result.logits + evaluation.predict(result.model, digits, mirrored).numpy()
+    expected = 100 * np.mean(both.argmax(1) == digits.test_labels)
+    assert result.metrics["test_accuracy_flip_tta"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    results.write(path, "old")
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError))
+    with pytest.raises(OSError):
+        results.write(path, "new")
+    assert path.read_text() == "old"

@@ -1,0 +1,65 @@
+"""Profiles, the environment, and which folder a run may write to."""
+
+import pytest
+import torch
+
+from helpers.settings import PROFILES, ROOT, Settings, cifar10_root
+
+VARIABLES = ("PROFILE", "DATASET", "SEED", "RESUME", "REUSE")
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(("gpu", "name"), [(True, "full"), (False, "quick")])
+def test_auto_is_full_with_a_gpu_and_quick_without(monkeypatch, gpu, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert Settings.from_environment().profile.name == name
+
+
+def test_the_environment_beats_the_form(monkeypatch):
+    monkeypatch.setenv("PROFILE", "smoke")
+    monkeypatch.setenv("DATASET", "digits")
+    monkeypatch.setenv("SEED", "7")
+    monkeypatch.setenv("RESUME", "0")
+    settings = Settings.from_environment("full", "cifar10")
+    assert settings == Settings(PROFILES["smoke"], "digits", seed=7, resume=False)
+
+
+def test_full_is_cifar10_and_nothing_else(monkeypatch):
+    assert Settings.from_environment("full").dataset == "cifar10"
+    monkeypatch.setenv("DATASET", "digits")
+    with pytest.raises(ValueError, match="PROFILE=full is about CIFAR-10"):
+        Settings.from_environment("full")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PROFILE", "fast"), ("DATASET", "mnist"), ("SEED", "-1"), ("RESUME", "yes"), ("REUSE", "2")],
+)
+def test_a_bad_value_is_named(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        Settings.from_environment("smoke")
+
+
+def test_only_the_whole_assignment_writes_into_results(tmp_path):
+    folders = {
+        (profile, data): Settings(PROFILES[profile], home=tmp_path).results(data)
+        for profile in PROFILES
+        for data in ("cifar10", "digits", "cifar10-validation")
+    }
+    assert folders.pop(("full", "cifar10")) == tmp_path / "results"
+    assert all(f.parent == tmp_path / "results" for f in folders.values())
+    assert all(f.name.startswith("_") for f in folders.values())
+    assert len(set(folders.values())) == len(folders)
+
+
+def test_the_data_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("CIFAR10_ROOT", raising=False)
+    assert cifar10_root() == ROOT / "data"
+    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
+    assert cifar10_root() == tmp_path

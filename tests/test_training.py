@@ -1,0 +1,253 @@
+"""The training loop: schedule, metrics, averaging, overflow, and resuming after a kill."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from helpers import data as data_module
+from helpers import devices, evaluation, transforms
+from helpers.checkpoints import Checkpoints
+from helpers.settings import ROOT
+from helpers.training import Recipe, fit, make_optimizer, make_schedule, set_seed
+
+RECIPE = Recipe(epochs=3, batch_size=64, max_lr=0.1, peak_epoch=1, label_smoothing=0.1)
+
+
+class Tiny(nn.Module):
+    """A small network with everything that has state: batch normalisation and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2)
+        self.norm = nn.BatchNorm2d(8)
+        self.dropout = nn.Dropout(0.2)
+        self.output = nn.Linear(72, 10)
+
+    def forward(self, x):
+        x = self.dropout(F.relu(self.norm(self.conv(x))))
+        return self.output(F.avg_pool2d(x, 5).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data_module.digits().first(300)
+
+
+def trained(digits, recipe=RECIPE, transform=None, **options):
+    set_seed(0)
+    model = Tiny()
+    history = fit(model, digits, transform, recipe, **options)
+    return model, history
+
+
+def without_times(history):
+    times = ("seconds", "images_per_second")
+    return [{k: v for k, v in row.items() if k not in times} for row in history.rows]
+
+
+def test_learning_rates_as_applied_follow_the_recipe(digits):
+    _, history = trained(digits)
+    rates = history.learning_rates
+    assert len(rates) == 3 * 5  # 300 images in batches of 64, the last one smaller
+    assert int(np.argmax(rates)) == 5 - 1  # the last step of epoch 1
+    assert max(rates) == pytest.approx(0.1)
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[-1] < 1e-5
+    assert np.allclose(np.diff(rates, 2)[[0, 1, 2, *range(5, 13)]], 0, atol=1e-9)  # two lines
+    assert [row["learning_rate"] for row in history.rows] == [rates[4], rates[9], rates[14]]
+
+
+@hypothesis_settings(deadline=None, max_examples=30)
+@given(
+    epochs=st.integers(2, 60),
+    batches=st.integers(8, 400),
+    peak=st.floats(0.15, 0.6),
+    name=st.sampled_from(["SGD", "Adam", "AdamW"]),
+)
+def test_any_schedule_peaks_where_it_should_and_leaves_momentum_alone(epochs, batches, peak, name):
+    recipe = Recipe(epochs, 64, max_lr=0.2, peak_epoch=peak * epochs, optimizer=name)
+    optimizer = make_optimizer(Tiny(), recipe)
+    betas = [group.get("betas", group.get("momentum")) for group in optimizer.param_groups]
+    schedule = make_schedule(optimizer, recipe, batches)
+    rates = []
+    for step in range(epochs * batches):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        if step + 1 < epochs * batches:
+            schedule.step()
+    assert abs(int(np.argmax(rates)) + 1 - peak * epochs * batches) <= 1
+    assert betas == [g.get("betas", g.get("momentum")) for g in optimizer.param_groups]
+
+
+def test_weight_decay_spares_biases_and_normalisation():
+    optimizer = make_optimizer(Tiny(), dataclasses.replace(RECIPE, weight_decay=0.01))
+    decayed, spared = optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
+    assert {p.ndim for p in decayed["params"]} == {2, 4}
+    assert {p.ndim for p in spared["params"]} == {1}
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(Tiny().parameters()))
+
+
+def test_unknown_optimizer_is_named():
+    with pytest.raises(ValueError, match="'Lion' is unknown; it is SGD"):
+        make_optimizer(Tiny(), dataclasses.replace(RECIPE, optimizer="Lion"))
+
+
+def test_test_columns_are_those_of_the_weights_that_remain(digits):
+    for averaging in (0.0, 0.9):
+        recipe = dataclasses.replace(RECIPE, averaging=averaging)
+        model, history = trained(digits, recipe)
+        with devices.accelerator().autocast():
+            logits = evaluation.predict(model, digits, digits.test_images)
+        labels = torch.from_numpy(digits.test_labels)
+        last = history.rows[-1]
+        accuracy = evaluation.test_accuracy(logits.numpy(), digits)
+        assert last["test_accuracy"] == pytest.approx(accuracy, abs=1e-9)
+        assert last["test_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+def test_training_metrics_weigh_every_image_once(digits):
+    # With a learning rate of nothing they must be those of an evaluation in training mode.
+    recipe = dataclasses.replace(RECIPE, epochs=2, max_lr=1e-12)
+    set_seed(0)
+    model = Tiny()
+    model.dropout.p = 0.0
+    model.norm = nn.Identity()
+    history = fit(model, digits, None, recipe)
+    with devices.accelerator().autocast():
+        logits = evaluation.predict(model, digits, digits.train_images)
+    labels = torch.from_numpy(digits.train_labels)
+    expected = 100 * (logits.argmax(1) == labels).float().mean().item()
+    assert history.rows[0]["train_accuracy"] == pytest.approx(expected, abs=0.4)
+    loss = F.cross_entropy(logits, labels).item()
+    assert history.rows[0]["train_loss"] == pytest.approx(loss, rel=2e-3)
+
+
+def test_it_learns(digits):
+    recipe = dataclasses.replace(RECIPE, epochs=8, max_lr=0.5, peak_epoch=2)
+    _, history = trained(digits, recipe)
+    assert history.rows[-1]["test_accuracy"] > 60
+    assert history.rows[-1]["train_loss"] < history.rows[0]["train_loss"]
+
+
+def test_averaging_is_the_running_mean_it_says(digits):
+    from helpers.training import make_average
+
+    model = nn.Linear(1, 1, bias=False)
+    averaged = make_average(model, decay=0.5)
+    expected = None
+    for step in range(12):
+        with torch.no_grad():
+            model.weight.fill_(float(step))
+        averaged.update_parameters(model)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = step if expected is None else decay * expected + (1 - decay) * step
+        assert averaged.module.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_schedule_goes_on_where_loss_scaling_skips_steps(digits):
+    _, expected = trained(digits)
+    accelerator = Accelerator(mixed_precision=devices.accelerator().mixed_precision)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=10_000)
+    set_seed(0)
+    model = Tiny()
+    overflows = iter([True, True, False, True])
+    model.output.weight.register_hook(lambda g: g * torch.inf if next(overflows, False) else g)
+    history = fit(model, digits, None, RECIPE, accelerator=accelerator)
+    assert accelerator.scaler.get_scale() == 1024 / 2**3, "three steps should have been skipped"
+    assert history.learning_rates == expected.learning_rates
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_divergence_is_a_clear_error(digits):
+    recipe = dataclasses.replace(RECIPE, max_lr=1e30)
+    with pytest.raises(FloatingPointError, match="diverged; try a learning rate below 1e"):
+        trained(digits, recipe)
+
+
+def test_the_same_seed_gives_the_same_history_and_another_another(digits):
+    transform = transforms.flip_and_shift(digits.statistics[0])
+    first, again, other = (
+        without_times(trained(digits, transform=transform, seed=seed)[1]) for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_the_network_comes_back_as_it_went_in(digits):
+    model, _ = trained(digits)
+    assert "forward" not in vars(model), "mixed precision's wrapper was left on it"
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in model.parameters())
+
+
+TRAIN = """
+import json, sys, time
+from pathlib import Path
+from helpers import data, transforms
+from helpers.checkpoints import Checkpoints
+from helpers.training import Recipe, fit, set_seed
+from tests.test_training import Tiny, without_times
+
+images = data.digits().first(300)
+recipe = Recipe(epochs=6, batch_size=32, max_lr=0.1, peak_epoch=2, averaging=0.9)
+set_seed(0)
+model = Tiny()
+transform = transforms.flip_and_shift(images.statistics[0])
+checkpoints = Checkpoints(Path(sys.argv[1]), {"run": "tiny"})
+history = fit(model, images, transform, recipe, checkpoints=checkpoints)
+weights = sum(p.double().abs().sum().item() for p in model.state_dict().values())
+print("DONE", json.dumps([without_times(history), history.learning_rates, weights]))
+"""
+
+
+def start(folder):
+    command = [sys.executable, "-c", TRAIN, str(folder)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def outcome(process):
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    return json.loads(text.split("DONE ")[1]), text
+
+
+def test_a_run_killed_and_continued_equals_one_never_killed(tmp_path):
+    expected, _ = outcome(start(tmp_path / "whole"))
+    folder = tmp_path / "killed"
+    for epoch in (2, 4):  # killed twice, some time after these epochs' ends
+        process = start(folder)
+        while not (folder / f"epoch-{epoch:03d}").exists() and process.poll() is None:
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    got, text = outcome(start(folder))
+    assert "Continuing after epoch" in text
+    assert got == expected
+
+
+def test_a_finished_run_is_not_trained_again(digits, tmp_path, capsys):
+    checkpoints = Checkpoints(tmp_path / "run", {"run": "tiny"})
+    model, history = trained(digits, checkpoints=checkpoints)
+    capsys.readouterr()
+    again, same = trained(digits, checkpoints=checkpoints)
+    assert "Continuing after epoch 3 of 3" in capsys.readouterr().out
+    assert same == history
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    )

@@ -1,0 +1,120 @@
+"""`verify` finds a figure that was changed and weights that were swapped, and names them."""
+
+import json
+import shutil
+
+import pytest
+
+from helpers import data as data_module
+from helpers import reporting, results
+from helpers.models import build
+from helpers.runs import RUNS, train
+from helpers.settings import ROOT, SMOKE, Settings
+from helpers.verification import verify
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data_module.digits().first(200)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, digits):
+    home = tmp_path_factory.mktemp("home")
+    return train(RUNS["S7/s7_dropout"], digits, Settings(SMOKE, "digits", home=home)).folder
+
+
+@pytest.fixture
+def root(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "results" / "S7" / "s7_dropout")
+    return tmp_path
+
+
+def folder(root):
+    return root / "results" / "S7" / "s7_dropout"
+
+
+def change(root, **figures):
+    path = folder(root) / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | figures))
+
+
+def test_an_honest_run_holds(root, digits, capsys):
+    assert verify(root, digits, tta=True) == []
+    assert "test_accuracy_flip_tta" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("figure", "value"),
+    [
+        ("test_accuracy", 98.31),
+        ("params", 99_999),
+        ("mult_adds", 1),
+        ("receptive_field", {"before_pooling": 36, "including_pooling": 98}),
+        ("class_accuracy", dict.fromkeys("0123456789", 100.0)),
+        ("test_images", 10_000),
+        ("requirements", []),
+    ],
+)
+def test_a_changed_figure_is_named(root, digits, figure, value):
+    change(root, **{figure: value})
+    wrong = verify(root, digits)
+    assert any(line.startswith(f"S7/s7_dropout: {figure} is") for line in wrong)
+    if figure not in ("test_accuracy", "test_images"):  # these two show up in the demands as well
+        assert len(wrong) == 1
+
+
+def test_flip_tta_is_checked_when_asked_for(root, digits):
+    change(root, test_accuracy_flip_tta=99.9)
+    assert verify(root, digits) == []
+    assert "test_accuracy_flip_tta" in verify(root, digits, tta=True)[0]
+
+
+def test_weights_of_another_training_are_found(root, digits):
+    (folder(root) / "model.safetensors").write_bytes(results.stored(build("s7_dropout")))
+    assert any("class_accuracy" in line for line in verify(root, digits))
+
+
+def test_weights_of_another_network_are_found(root, digits):
+    (folder(root) / "model.safetensors").write_bytes(results.stored(build("s7")))
+    [line] = verify(root, digits)
+    assert "S7/s7_dropout: cannot be evaluated: RuntimeError" in line
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "metrics.json"])
+def test_a_truncated_file_is_found(root, digits, file):
+    path = folder(root) / file
+    path.write_bytes(path.read_bytes()[:-50])
+    [line] = verify(root, digits)
+    assert line.startswith("S7/s7_dropout: cannot be evaluated")
+
+
+def test_nothing_kept_is_not_a_success(tmp_path, digits):
+    assert verify(tmp_path, digits) == [f"there are no kept runs in {tmp_path / 'results'}"]
+
+
+def test_report_writes_the_figures_between_the_markers(root):
+    readme = f"before\n{reporting.BEGIN}\nold\n{reporting.END}\nafter\n"
+    (root / "README.md").write_text(readme)
+    change(root, test_accuracy=91.234, seeds=[{}] * 5, test_accuracy_std=0.1)
+    reporting.report(root)
+    text = (root / "README.md").read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    for written in (text, (root / "results" / "README.md").read_text()):
+        assert "**91.23 %**" in written
+        assert "671,690" in written
+        assert "± 0.10 (5 seeds)" in written
+
+
+def test_report_without_markers_is_a_clear_error(root):
+    (root / "README.md").write_text("no markers")
+    with pytest.raises(ValueError, match="needs the lines"):
+        reporting.report(root)
+
+
+def test_the_committed_tables_are_those_of_the_committed_metrics():
+    expected = reporting.table(reporting.kept(ROOT))
+    assert expected in (ROOT / "README.md").read_text()
+    assert expected in (ROOT / "results" / "README.md").read_text()
