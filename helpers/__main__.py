@@ -1,5 +1,6 @@
 """The command line, `python -m helpers`: fetch the data, train, run notebooks, check and report."""
 
+import dataclasses
 import sys
 from typing import Annotated
 
@@ -68,12 +69,16 @@ def run(
     ] = None,
 ) -> None:
     """Execute notebooks from top to bottom, and say what was reached and where it lies."""
-    from helpers import notebook
+    from helpers import notebook, reporting
+    from helpers.data import load
 
     names = [_one_of(name, "notebook", notebook.names()) for name in notebooks or notebook.names()]
     settings = _settings()
-    executed = [notebook.execute(name, settings) for name in names]
-    print(f"\n{notebook.reached(executed)}")
+    settings = dataclasses.replace(settings, dataset=load(settings).key)  # asks the net only once
+    for name in names:
+        folder = notebook.execute(name, settings)
+    runs = {run: m for run, m in reporting.kept(folder).items() if m["notebook"] in names}
+    print(f"\n{reporting.table(runs)}\n\nFigures, weights and metrics are in {folder}")
 
 
 @app.command()

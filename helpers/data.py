@@ -165,16 +165,18 @@ def load(settings: Settings) -> ImageData:
 
     Raises DataUnavailable where CIFAR-10 was asked for by its name and cannot be had.
     """
-    if settings.dataset == "digits":
-        data = digits()
-    else:
+    reason = "They were asked for by name."
+    data = None
+    if settings.dataset != "digits":
         try:
             data = cifar10(cifar10_root())
-        except DataUnavailable as reason:
+        except DataUnavailable as unavailable:
             if settings.dataset == "cifar10":
                 raise
-            data, line = digits(), "!" * 100
-            print(f"{line}\nTHIS IS NOT CIFAR-10 but scikit-learn's digits.\n{reason}\n{line}")
+            reason = str(unavailable)
+    if data is None:
+        data, line = digits(), "!" * 100
+        print(f"{line}\nTHIS IS NOT CIFAR-10 but scikit-learn's digits. {reason}\n{line}")
     return data.first(settings.profile.train_images)
 
 

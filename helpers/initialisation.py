@@ -21,7 +21,11 @@ def whiten_(conv: nn.Conv2d, images: Tensor, epsilon: float = 1e-2) -> None:
 
 @torch.no_grad()
 def identity_(model: nn.Module) -> None:
-    """Let the first filters of every ungrouped convolution over 1x1 pass their inputs through."""
-    for conv in model.modules():
-        if isinstance(conv, nn.Conv2d) and conv.groups == 1 and conv.kernel_size[0] > 1:
+    """Let the first filters of every ungrouped convolution pass their inputs through.
+
+    The network's last layer, which gives the classes, is left alone.
+    """
+    weighted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for conv in weighted[:-1]:
+        if isinstance(conv, nn.Conv2d) and conv.groups == 1:
             nn.init.dirac_(conv.weight[: conv.in_channels])

@@ -4,7 +4,6 @@ Nothing heavy is imported before `set_up` has made sure, in Colab, that it is th
 """
 
 import importlib.metadata
-import json
 import logging
 import os
 import re
@@ -14,7 +13,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from helpers.settings import ROOT, Settings
+from helpers.settings import FULL, ROOT, Settings
 
 IN_COLAB = "google.colab" in sys.modules
 # What Colab lacks. It is installed without dependencies, so that nothing Colab brings is replaced.
@@ -94,78 +93,30 @@ def names() -> list[str]:
 
 
 def execute(name: str, settings: Settings) -> Path:
-    """Run a notebook from top to bottom, showing its progress; return where it now lies.
+    """Run a notebook from top to bottom, showing its progress; return the folder of its results.
 
-    Only a full run on CIFAR-10 replaces `notebooks/name.ipynb`, and only if it ended well.
+    Only a full run on CIFAR-10 replaces `notebooks/name.ipynb`, and only if it ended well; every
+    other executed copy lies in that folder. Raises PapermillExecutionError where a cell fails.
     """
     import nbformat
     import papermill
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     os.environ |= {"PROFILE": settings.profile.name, "DATASET": settings.dataset}
-    source = ROOT / "notebooks" / f"{name}.ipynb"
-    scratch = settings.home / "results" / f"_{settings.profile.name}-{settings.dataset}"
-    executed = scratch / f"{name}.ipynb"
-    scratch.mkdir(parents=True, exist_ok=True)
+    source, folder = ROOT / "notebooks" / f"{name}.ipynb", settings.results(settings.dataset)
+    executed = folder / f".{name}.ipynb"
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {"log_output": True, "record_timing": False, "coalesce_streams": True}
     papermill.execute_notebook(
-        source,
-        executed,
-        kernel_name="python3",
-        cwd=source.parent,
-        log_output=True,
-        progress_bar=False,
+        source, executed, kernel_name="python3", cwd=source.parent, progress_bar=False, **options
     )
     content = nbformat.read(executed, as_version=4)
-    _clean(content)
+    for part in (content, *content.cells):  # what differs from run to run for no reason
+        part.metadata.pop("papermill", None)
+        part.metadata.pop("execution", None)
     nbformat.write(content, executed)
-    if settings.profile.name == "full":
-        return executed.replace(source)
-    return executed
-
-
-def reached(executed: list[Path]) -> str:
-    """A table of what the runs of executed notebooks reached, and where everything lies."""
-    import pandas as pd
-
-    rows = []
-    for path in executed:
-        folder = ROOT / "results" if path.parent.name == "notebooks" else path.parent
-        for file in sorted((folder / path.stem).glob("*/metrics.json")):
-            metrics = json.loads(file.read_text())
-            passed = sum(row["passed"] for row in metrics["requirements"])
-            rows.append(
-                {
-                    "notebook": os.path.relpath(path, ROOT),
-                    "network": metrics["net"],
-                    "data": metrics["dataset"],
-                    "epochs": metrics["epochs"],
-                    "test accuracy (%)": round(metrics["test_accuracy"], 2),
-                    "demands met": f"{passed} of {len(metrics['requirements'])}",
-                    "minutes": round(metrics["wall_seconds"] / 60, 1),
-                    "files": os.path.relpath(file.parent, ROOT),
-                }
-            )
-    return pd.DataFrame(rows).to_string(index=False)
-
-
-def _clean(content) -> None:
-    """Take out what differs between two runs for no reason, and join what a cell printed."""
-    content.metadata.pop("papermill", None)
-    content.metadata.language_info = {"name": "python"}
-    for cell in content.cells:
-        cell.metadata.pop("papermill", None)
-        cell.metadata.pop("execution", None)
-        if not cell.metadata.get("tags"):
-            cell.metadata.pop("tags", None)
-        outputs = []
-        for output in cell.get("outputs", []):
-            last = outputs[-1] if outputs else {}
-            if output.output_type == "stream" and last.get("name") == output.name:
-                last["text"] += output.text
-            else:
-                outputs.append(output)
-        if cell.cell_type == "code":
-            cell.outputs = outputs
+    executed.replace(source if settings.profile is FULL else folder / source.name)
+    return folder
 
 
 def rename_repository(repository: str) -> None:

@@ -10,9 +10,9 @@ from helpers.settings import ROOT
 BEGIN, END = "<!-- results: made by `make report` -->", "<!-- end of results -->"
 
 
-def kept(root: Path = ROOT) -> dict[str, dict[str, Any]]:
-    """The metrics of every kept run, by its name, "notebook/run"."""
-    files = sorted((root / "results").glob("[!_]*/*/metrics.json"))
+def kept(results: Path) -> dict[str, dict[str, Any]]:
+    """The metrics of every run kept in the folder of results, by its name, "notebook/run"."""
+    files = sorted(results.glob("[!_]*/*/metrics.json"))
     return {f"{f.parts[-3]}/{f.parts[-2]}": json.loads(f.read_text()) for f in files}
 
 
@@ -58,7 +58,7 @@ def report(root: Path = ROOT) -> None:
 
     Raises ValueError where README.md lacks a marker.
     """
-    text = table(kept(root))
+    text = table(kept(root / "results"))
     readme = (root / "README.md").read_text()
     if readme.count(BEGIN) != 1 or readme.count(END) != 1:
         raise ValueError(f"README.md needs the lines {BEGIN} and {END}, once each")

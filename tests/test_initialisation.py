@@ -25,10 +25,10 @@ def test_identity_passes_the_first_channels_through():
     model = build("s7")
     before = {name: value.clone() for name, value in model.named_parameters()}
     initialisation.identity_(model)
-    x = torch.randn(1, 64, 8, 8)
-    wide, dilated = model.block1[6], model.block2[3]
-    assert torch.allclose(wide(x)[:, :64], x)
-    assert torch.allclose(dilated(x)[:, :64], x)
-    squeeze, depthwise = "block1.9.weight", "block4.0.depthwise.weight"
-    for name in (squeeze, depthwise, "output.weight"):
+    x = torch.randn(1, 128, 8, 8)
+    wide, dilated, squeeze = model.block1[6], model.block2[3], model.block3[6]
+    for conv in (wide, dilated):
+        assert torch.allclose(conv(x[:, :64])[:, :64], x[:, :64])
+    assert torch.allclose(squeeze(x), x[:, :64])
+    for name in ("block4.0.depthwise.weight", "output.weight"):
         assert torch.equal(model.get_parameter(name), before[name])
