@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
 
 KINDS = {
     nn.Conv2d: "conv",
@@ -80,6 +81,8 @@ def layers(model: nn.Module, image_size: int = 32) -> list[Layer]:
             (views[n] for n in node.all_input_nodes), key=lambda v: v[1], default=(1, 1, None)
         )
         module = modules.get(node.target) if node.op == "call_module" else None
+        if node.target is F.avg_pool2d:
+            module = nn.AvgPool2d(*node.args[1:], **node.kwargs)
         if kind := KINDS.get(type(module)):
             nin, nout = (
                 n.meta["tensor_meta"].shape[-1] if kind != "fc" else 1

@@ -141,7 +141,8 @@ def save(result: Result) -> None:
 def load(folder: Path, data: ImageData) -> Result:
     """A run that was trained earlier; prints where and when it was.
 
-    Raises FileNotFoundError where the folder does not hold a whole run.
+    Raises FileNotFoundError where the folder does not hold a whole run, ValueError where the run
+    is of other data.
     """
     files = ("metrics.json", "history.csv", "learning_rate.csv", "model.safetensors")
     if missing := [name for name in files if not (folder / name).is_file()]:
@@ -149,6 +150,8 @@ def load(folder: Path, data: ImageData) -> Result:
             f"REUSE=1, but {folder} has no {', '.join(missing)}: train it first, with REUSE=0"
         )
     metrics = json.loads((folder / "metrics.json").read_text())
+    if metrics["dataset"] != data.title:
+        raise ValueError(f"REUSE=1: {folder} is of {metrics['dataset']}, the data of {data.title}")
     tables = [pd.read_csv(folder / name) for name in files[1:3]]
     history = History(tables[0].to_dict("records"), tables[1]["learning_rate"].to_list())
     print(

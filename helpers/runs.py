@@ -15,7 +15,7 @@ from helpers.checkpoints import Checkpoints
 from helpers.data import ImageData
 from helpers.models import build
 from helpers.results import Result
-from helpers.settings import Profile, Settings
+from helpers.settings import ROOT, Profile, Settings
 from helpers.training import History, Recipe, fit, set_seed
 
 
@@ -81,11 +81,13 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
 
     With several seeds, from `settings.seed` on, weights and figures are those of the first, and
     the accuracies of all stand beside them. Raises FileNotFoundError where there is nothing to
-    reuse.
+    reuse, ValueError where it is of other data.
     """
     folder = settings.results(data.key) / run.name
     if settings.reuse:
-        return results.load(folder, data)
+        places = [home / "results" / run.name for home in (settings.home, ROOT)]
+        kept = next((place for place in places if place.is_dir()), places[0])
+        return dataclasses.replace(results.load(kept, data), folder=folder)
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     run = dataclasses.replace(run, recipe=recipe)
     accelerator = devices.accelerator()

@@ -1,6 +1,7 @@
 """The networks are those of the documents, and the tables leave them as they were."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -15,15 +16,45 @@ from tests import published
 def test_every_published_row(name):
     table = summary.layer_table(build(name))
     assert published.rows(table) == published.LAYERS[name]
-    assert f"Total params: {published.PARAMETERS[name]:,}" in table
+    assert f"Total params: {published.FIGURES[name][0]:,}" in table
 
 
-@pytest.mark.parametrize("name", published.PARAMETERS)
-def test_parameters_and_mult_adds(name):
+def test_every_published_row_of_s10():
+    rows = []
+    for line in str(summary.torchinfo_table(build("s10"))).splitlines():
+        if found := re.match(r"[├│└─ ]+(\w+: \d-\d+)\s+(.*)", line):
+            columns = re.findall(r"\[[\d, ]+\]|--|[\d,]+", found[2])
+            rows.append((found[1], *columns[:4]))
+    assert rows == published.S10_LAYERS
+
+
+def test_stages_of_s10():
+    model = build("s10")
+    shapes = {}
+    for name, module in model.named_children():
+        module.register_forward_hook(
+            lambda _module, _input, output, name=name: shapes.update({name: tuple(output.shape)})
+        )
+    model(torch.zeros(2, 3, 32, 32))
+    assert shapes == {
+        "prep": (2, 64, 32, 32),
+        "layer1": (2, 128, 16, 16),
+        "residual1": (2, 128, 16, 16),
+        "layer2": (2, 256, 8, 8),
+        "layer3": (2, 512, 4, 4),
+        "residual3": (2, 512, 4, 4),
+        "gap": (2, 512, 1, 1),
+        "fc": (2, 10),
+    }
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_mult_adds_and_fields(name):
     model = build(name)
-    assert summary.parameter_count(model) == published.PARAMETERS[name]
-    millions = summary.mult_adds(model) / 1e6
-    assert millions == pytest.approx(published.MILLION_MULT_ADDS[name], abs=0.005)
+    params, millions, fields = published.FIGURES[name]
+    assert summary.parameter_count(model) == params
+    assert summary.mult_adds(model) / 1e6 == pytest.approx(millions, abs=0.005)
+    assert receptive_field.receptive_field(receptive_field.layers(model)) == fields
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -57,5 +88,5 @@ def test_dropout_is_in_the_published_places_with_the_published_probability():
 
 
 def test_unknown_network_is_named_with_those_there_are():
-    with pytest.raises(KeyError, match=r"'s8'.*s7, s7_dropout"):
+    with pytest.raises(KeyError, match=r"'s8'.*s7, s7_dropout, s9"):
         build("s8")

@@ -1,6 +1,8 @@
 """What a run leaves behind: complete, true to the weights that are kept, and reusable."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -85,9 +87,10 @@ def test_seeds_are_all_recorded_and_the_first_one_speaks(result):
     assert result.metrics["test_accuracy_std"] == pytest.approx(np.std(figures, ddof=1))
 
 
-def test_reuse_loads_the_run_without_training(result, settings, digits, capsys, monkeypatch):
+def test_reuse_loads_the_run_without_training(result, digits, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("helpers.runs.fit", None)
-    reusing = Settings(SMOKE, "digits", reuse=True, home=settings.home)
+    shutil.copytree(result.folder, tmp_path / "results" / "S7" / "s7_dropout")
+    reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path)
     again = train(RUNS["S7/s7_dropout"], digits, reusing)
     assert again.metrics == result.metrics
     columns = [pd.DataFrame(r.history.rows) for r in (again, result)]
@@ -97,12 +100,22 @@ def test_reuse_loads_the_run_without_training(result, settings, digits, capsys, 
     printed = capsys.readouterr().out
     assert "trained on" in printed
     assert (result.folder / "log.txt").read_text() in printed
+    assert "_smoke-digits" in str(again.folder), "what is drawn now must not replace what is kept"
+
+
+def test_reuse_of_a_run_on_other_data_is_a_clear_error(result, digits, tmp_path):
+    shutil.copytree(result.folder, tmp_path / "results" / "S7" / "s7_dropout")
+    reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path)
+    other = dataclasses.replace(digits, title="CIFAR-10")
+    with pytest.raises(ValueError, match=r"digits.*the data of CIFAR-10"):
+        train(RUNS["S7/s7_dropout"], other, reusing)
 
 
 def test_reuse_of_nothing_is_a_clear_error(tmp_path, digits):
     reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path)
+    run = dataclasses.replace(RUNS["S7/s7"], name="S7/never_trained")
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors.*REUSE=0"):
-        train(RUNS["S7/s7"], digits, reusing)
+        train(run, digits, reusing)
 
 
 @pytest.mark.parametrize("name", RUNS)

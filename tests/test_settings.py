@@ -5,14 +5,6 @@ import torch
 
 from helpers.settings import PROFILES, ROOT, Settings, cifar10_root
 
-VARIABLES = ("PROFILE", "DATASET", "SEED", "RESUME", "REUSE")
-
-
-@pytest.fixture(autouse=True)
-def no_variables(monkeypatch):
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-
 
 @pytest.mark.parametrize(("gpu", "name"), [(True, "full"), (False, "quick")])
 def test_auto_is_full_with_a_gpu_and_quick_without(monkeypatch, gpu, name):
@@ -59,7 +51,6 @@ def test_only_the_whole_assignment_writes_into_results(tmp_path):
 
 
 def test_the_data_folder(monkeypatch, tmp_path):
-    monkeypatch.delenv("CIFAR10_ROOT", raising=False)
     assert cifar10_root() == ROOT / "data"
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
     assert cifar10_root() == tmp_path
