@@ -46,9 +46,12 @@ verify: .venv/.installed ## Evaluate the kept networks again and compare with th
 report: .venv/.installed ## Write the table of results into the READMEs
 	.venv/bin/python -m helpers report
 
-badges: .venv/.installed ## Write your repository's address everywhere (REPO=owner/name)
-	@test -n "$(REPO)" || { echo 'make badges: say whose, as in REPO=owner/name' >&2; exit 1; }
-	.venv/bin/python -m helpers badges $(REPO)
+badges: ## Write your repository's address everywhere (REPO=owner/name)
+	@echo '$(REPO)' | grep -qE '^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$$' || \
+		{ echo "make badges: REPO='$(REPO)' is not of the form owner/name" >&2; exit 1; }
+	@old=$$(sed -n 's#^Repository = "https://github.com/\(.*\)"#\1#p' pyproject.toml); \
+	perl -pi -e "s#(https://github\.com/|research\.google\.com/github/)\Q$$old\E#\$${1}$(REPO)#g" \
+		pyproject.toml README.md notebooks/*.ipynb
 
 lint: .venv/.installed ## Check style and formatting, of the notebooks too
 	.venv/bin/python -m ruff check

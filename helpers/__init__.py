@@ -1,6 +1,4 @@
-"""Thin package behind the CIFAR-10 notebooks.
+"""Thin package behind the CIFAR-10 notebooks; README.md lists its modules in reading order.
 
-Read it in the order in which its modules import one another: `settings`, `data`, `transforms`,
-`models` -> `receptive_field`, `summary`, `requirements` -> `initialisation`, `checkpoints`,
-`training` -> `evaluation` -> `runs` -> `plots`, `notebook`. Nothing happens at import.
+Nothing happens at import.
 """

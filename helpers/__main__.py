@@ -45,20 +45,23 @@ def train(
     run: Annotated[str, typer.Argument(help="Which, as in 'S7/s7'.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from SEED on.")] = 1,
     validation: Annotated[
-        bool, typer.Option(help="Train on 45,000 images and test on the 5,000 others held out.")
+        bool, typer.Option(help="Train on 9 of 10 training images, test on the others.")
     ] = False,
 ) -> None:
     """Train one run, or continue it, and keep its files.
 
     PROFILE, DATASET, SEED, RESUME and REUSE in the environment choose how.
     """
+    from accelerate import PartialState
+
     from helpers.data import load
     from helpers.runs import RUNS
     from helpers.runs import train as train_run
 
     chosen, settings = RUNS[_one_of(run, "run", list(RUNS))], _settings()
-    images = load(settings)
-    result = train_run(chosen, images.validation() if validation else images, settings, seeds)
+    with PartialState().main_process_first():  # one process downloads, the others find it
+        images = load(settings, validation)
+    result = train_run(chosen, images, settings, seeds)
     print(f"{result.metrics['test_accuracy']:.2f} % of the test images right; {result.folder}")
 
 
@@ -113,23 +116,16 @@ def report() -> None:
     reporting.report()
 
 
-@app.command()
-def badges(repository: Annotated[str, typer.Argument(help="As in 'owner/name'.")]) -> None:
-    """Write the repository's address into the README and all notebooks."""
-    from helpers import notebook
-
-    try:
-        notebook.rename_repository(repository)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
 def main() -> None:
     """Run the command line; what can go wrong outside the code is one line, and exit code 1."""
     try:
         app(prog_name="python -m helpers")
-    except (OSError, FloatingPointError) as error:
+    except (OSError, FloatingPointError, ValueError) as error:
         sys.exit(f"error: {error}")
+    except Exception as error:
+        if type(error).__name__ != "PapermillExecutionError":
+            raise
+        sys.exit(f"{error}\nerror: a cell failed; the notebook up to it lies in results/_running")
 
 
 if __name__ == "__main__":

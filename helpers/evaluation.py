@@ -23,14 +23,20 @@ def predict(model: nn.Module, data: ImageData, images: np.ndarray) -> torch.Tens
     return torch.cat(logits)
 
 
+def check_test_set(data: ImageData) -> None:
+    """Raise ValueError where CIFAR-10's test set is not all of its 10,000 images."""
+    if data.key == "cifar10" and len(data.test_labels) != 10_000:
+        raise ValueError(f"{len(data.test_labels)} test images, but CIFAR-10 has 10,000")
+
+
 def test_accuracy(logits: np.ndarray, data: ImageData) -> float:
     """The share of all test images whose largest logit is their label's, in %.
 
-    Raises ValueError where the logits are not those of the whole test set: 10,000 for CIFAR-10.
+    Raises ValueError where the logits are not those of the whole test set.
     """
-    expected = 10_000 if data.key == "cifar10" else len(data.test_labels)
-    if not len(logits) == len(data.test_labels) == expected:
-        raise ValueError(f"{len(logits)} predictions; a test accuracy here is over all {expected}")
+    check_test_set(data)
+    if len(logits) != len(data.test_labels):
+        raise ValueError(f"{len(logits)} predictions for {len(data.test_labels)} test images")
     return float(100 * np.mean(logits.argmax(axis=1) == data.test_labels))
 
 

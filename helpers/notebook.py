@@ -3,7 +3,7 @@
 Nothing heavy is imported before `set_up` has made sure, in Colab, that it is there.
 """
 
-import importlib.metadata
+import importlib.util
 import logging
 import os
 import re
@@ -17,19 +17,18 @@ from helpers.settings import FULL, ROOT, Settings
 
 IN_COLAB = "google.colab" in sys.modules
 # What Colab lacks. It is installed without dependencies, so that nothing Colab brings is replaced.
-NOT_IN_COLAB = ("torchinfo", "torchsummary", "torch-lr-finder", "ttach", "grad-cam")
-PLACEHOLDER = "OWNER/"
+NOT_IN_COLAB = ("torchinfo", "torchsummary")
 
 
-def set_up(
-    repository: str, profile: str = "auto", dataset: str = "auto", on_drive: bool = False
-) -> Settings:
+def set_up(profile: str = "auto", dataset: str = "auto", on_drive: bool = False) -> Settings:
     """Prepare the session and print versions, device and choices; once or many times alike.
 
     In Colab it installs what is missing and, with `on_drive`, keeps results and checkpoints in
     Google Drive. Raises ValueError for a profile or data set that is not known.
     """
     warnings.filterwarnings("ignore", message="IProgress not found")  # no widgets are wanted
+    # Albumentations only warns of an argument that it does not know, then drops it.
+    warnings.filterwarnings("error", message=r"Argument\(s\)")
     home = ROOT
     if IN_COLAB:
         _install_missing()
@@ -38,8 +37,6 @@ def set_up(
 
             drive.mount("/content/drive")
             home = Path("/content/drive/MyDrive") / ROOT.name
-    if PLACEHOLDER in repository:
-        print("REPOSITORY is a placeholder: `make badges REPO=owner/name` sets it everywhere")
     settings = Settings.from_environment(profile, dataset, home)
 
     import torch
@@ -57,9 +54,8 @@ def set_up(
 
 
 def _install_missing() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
-    installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
-    wanted = [name for name in NOT_IN_COLAB if name not in installed]
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    wanted = [name for name in NOT_IN_COLAB if importlib.util.find_spec(name) is None]
     pinned = [re.search(rf"^{name}==\S+", lock, re.MULTILINE)[0] for name in wanted]
     if pinned:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *pinned]
@@ -104,8 +100,9 @@ def execute(name: str, settings: Settings) -> Path:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     os.environ |= {"PROFILE": settings.profile.name, "DATASET": settings.dataset}
     source, folder = ROOT / "notebooks" / f"{name}.ipynb", settings.results(settings.dataset)
-    executed = folder / f".{name}.ipynb"
-    folder.mkdir(parents=True, exist_ok=True)
+    executed = ROOT / "results" / "_running" / f"{name}.ipynb"
+    for place in (folder, executed.parent):
+        place.mkdir(parents=True, exist_ok=True)
     options = {"log_output": True, "record_timing": False, "coalesce_streams": True}
     papermill.execute_notebook(
         source, executed, kernel_name="python3", cwd=source.parent, progress_bar=False, **options
@@ -117,16 +114,3 @@ def execute(name: str, settings: Settings) -> Path:
     nbformat.write(content, executed)
     executed.replace(source if settings.profile is FULL else folder / source.name)
     return folder
-
-
-def rename_repository(repository: str) -> None:
-    """Write another repository ("owner/name") into the README, the notebooks and pyproject.toml.
-
-    Raises ValueError where it is not of that form.
-    """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise ValueError(f"{repository!r} is not of the form owner/name")
-    project = ROOT / "pyproject.toml"
-    old = re.search(r"github\.com/([\w.-]+/[\w.-]+)", project.read_text())[1]
-    for path in (project, ROOT / "README.md", *(ROOT / "notebooks").glob("*.ipynb")):
-        path.write_text(path.read_text().replace(old, repository))

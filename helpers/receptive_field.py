@@ -74,7 +74,7 @@ def layers(model: nn.Module, image_size: int = 32) -> list[Layer]:
     graph = fx.symbolic_trace(copy.deepcopy(model).cpu().eval())
     with torch.no_grad():
         ShapeProp(graph).propagate(torch.zeros(1, 3, image_size, image_size))
-    modules, names, found = dict(graph.named_modules()), [], []
+    modules, found = dict(graph.named_modules()), []
     views: dict[fx.Node, tuple[int, int, str | None]] = {}  # jump, field and layer at a node
     for node in graph.graph.nodes:
         jump, field, source = max(
@@ -94,31 +94,30 @@ def layers(model: nn.Module, image_size: int = 32) -> list[Layer]:
             # The published tables let the global pooling take one step of one pixel.
             stride = 1 if kind == "global pool" else _side(module, "stride", 1)
             dilation = _side(module, "dilation", 1)
+            name = _name(kind, module, kernel, found)
             layer = Layer(
-                name="", kind=kind, module=module, source=source, nin=nin, nout=nout,
+                name=name, kind=kind, module=module, source=source, nin=nin, nout=nout,
                 kernel=kernel, stride=stride, padding=_side(module, "padding", 0),
                 dilation=dilation, jump=jump * stride,
                 field=field + dilation * (kernel - 1) * jump,
             )  # fmt: skip
-            name = _name(layer, found[-1] if found else None)
-            names.append(name)
-            number = names.count(name)
-            numbered = name in ("conv", "pool") or number > 1
-            layer = Layer(**{**vars(layer), "name": f"{name}{number}" if numbered else name})
             found.append(layer)
             jump, field, source = layer.jump, layer.field, layer.name
         views[node] = (jump, field, source)
     return found
 
 
-def _name(layer: Layer, previous: Layer | None) -> str:
-    if layer.kind == "global pool":
-        return "gmp" if isinstance(layer.module, nn.MaxPool2d | nn.AdaptiveMaxPool2d) else "gap"
-    if layer.is_depthwise:
-        return "depthwise"
-    if layer.is_pointwise and previous is not None and previous.is_depthwise:
-        return "pointwise"
-    return layer.kind
+def _name(kind: str, module: nn.Module, kernel: int, found: list[Layer]) -> str:
+    groups = getattr(module, "groups", 1)
+    name = kind
+    if kind == "global pool":
+        name = "gmp" if isinstance(module, nn.MaxPool2d | nn.AdaptiveMaxPool2d) else "gap"
+    elif kind == "conv" and groups == module.in_channels > 1:
+        name = "depthwise"
+    elif kind == "conv" and kernel == groups == 1 and found and found[-1].is_depthwise:
+        name = "pointwise"
+    number = 1 + sum(layer.name.rstrip("0123456789") == name for layer in found)
+    return f"{name}{number}" if name in ("conv", "pool") or number > 1 else name
 
 
 def receptive_field(found: list[Layer]) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from helpers import devices, receptive_field, requirements, summary
 from helpers.data import ImageData
 from helpers.evaluation import class_accuracy, predict, test_accuracy
 from helpers.models import build
-from helpers.training import History, line
+from helpers.training import History, epoch_line
 
 
 @dataclass
@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def figures(
+def measure(
     model: nn.Module, data: ImageData, tta: bool = True
 ) -> tuple[dict[str, Any], np.ndarray]:
     """What can be measured of a network at any time, and its logits for the test images.
@@ -95,7 +95,7 @@ def judged(model: nn.Module, metrics: dict[str, Any]) -> list[dict[str, Any]]:
     )
 
 
-def stored(model: nn.Module) -> bytes:
+def weight_bytes(model: nn.Module) -> bytes:
     """The weights as a safetensors file: convolutions and linear layers in fp16, the rest fp32."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     for name, module in model.named_modules():
@@ -128,8 +128,8 @@ def save(result: Result) -> None:
     folder, metrics, rows = result.folder, result.metrics, result.history.rows
     rates = pd.Series(result.history.learning_rates, name="learning_rate")
     table = receptive_field.table(receptive_field.layers(result.model))
-    lines = [line(row, len(rows)) for row in rows]
-    write(folder / "model.safetensors", stored(result.model))
+    lines = [epoch_line(row, len(rows)) for row in rows]
+    write(folder / "model.safetensors", weight_bytes(result.model))
     write(folder / "history.csv", pd.DataFrame(rows).to_csv(index=False))
     write(folder / "learning_rate.csv", rates.to_csv(index_label="step"))
     write(folder / "log.txt", "\n".join(lines) + "\n")

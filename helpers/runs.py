@@ -1,6 +1,7 @@
 """The runs of the series: which network is trained, with what augmentation, and how."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from helpers import devices, initialisation, results, transforms
 from helpers.checkpoints import Checkpoints
 from helpers.data import ImageData
 from helpers.models import build
+from helpers.recipes import Recipe
 from helpers.results import Result
 from helpers.settings import ROOT, Profile, Settings
-from helpers.training import History, Recipe, fit, set_seed
+from helpers.training import History, fit, set_seed
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Run:
         return self.name.split("/")[0]
 
 
-S7 = Recipe(
+S7_RECIPE = Recipe(
     epochs=10,
     batch_size=256,
     max_lr=0.3,
@@ -49,13 +51,13 @@ S7 = Recipe(
     whitened=True,
     identity=True,
 )
-S7_DROPOUT = dataclasses.replace(S7, batch_size=128, max_lr=0.1, dropout=0.05)
+S7_DROPOUT_RECIPE = dataclasses.replace(S7_RECIPE, batch_size=128, max_lr=0.1, dropout=0.05)
 
 RUNS = {
     run.name: run
     for run in (
-        Run("S7/s7", "s7", transforms.flip_and_shift, S7, published=86.88),
-        Run("S7/s7_dropout", "s7_dropout", transforms.flip_and_shift, S7_DROPOUT, published=82.93),
+        Run("S7/s7", "s7", transforms.flip_and_shift, S7_RECIPE, 86.88),
+        Run("S7/s7_dropout", "s7_dropout", transforms.flip_and_shift, S7_DROPOUT_RECIPE, 82.93),
     )
 }
 
@@ -87,17 +89,19 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
     if settings.reuse:
         places = [home / "results" / run.name for home in (settings.home, ROOT)]
         kept = next((place for place in places if place.is_dir()), places[0])
-        return dataclasses.replace(results.load(kept, data), folder=folder)
+        result = dataclasses.replace(results.load(kept, data), folder=folder)
+        results.write(folder / "metrics.json", json.dumps(result.metrics, indent=1) + "\n")
+        return result
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     run = dataclasses.replace(run, recipe=recipe)
-    accelerator = devices.accelerator()
     accuracies = []
     for seed in reversed(range(settings.seed, settings.seed + seeds)):  # the first one last
+        accelerator = devices.accelerator()  # a new one each, as loss scaling has a memory
         model, history = _train(run, data, settings, seed, accelerator)
-        model = results.with_weights(run.net, results.stored(model)).to(accelerator.device)
-        figures, logits = results.figures(model, data)
-        both = {k: v for k, v in figures.items() if k.startswith("test_accuracy")}
-        accuracies.insert(0, {"seed": seed, **both})
+        model = results.with_weights(run.net, results.weight_bytes(model)).to(accelerator.device)
+        measured, logits = results.measure(model, data)
+        of_seed = {k: v for k, v in measured.items() if k.startswith("test_accuracy")}
+        accuracies.insert(0, {"seed": seed, **of_seed})
     tests = [accuracy["test_accuracy"] for accuracy in accuracies]
     metrics = {
         "notebook": run.notebook,
@@ -107,7 +111,7 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
         "optimizer": recipe.optimizer,
         "recipe": dataclasses.asdict(recipe) | {"transform": run.transform.__name__},
         "seed": settings.seed,
-        **figures,
+        **measured,
         "published_test_accuracy": run.published,
         "seeds": accuracies,
         "test_accuracy_mean": float(np.mean(tests)),

@@ -49,8 +49,8 @@ class Settings:
     def from_environment(cls, profile: str = "auto", dataset: str = "auto", home: Path = ROOT):
         """Read PROFILE, DATASET, SEED, RESUME and REUSE, which beat the arguments.
 
-        Profile "auto" is "full" with a GPU and "quick" without. ValueError names a variable whose
-        value is not allowed, and what is.
+        Profile "auto" is "full" with a GPU, and "quick" without or on digits. ValueError names a
+        variable whose value is not allowed, and what is.
         """
         name = _choice("PROFILE", profile, "auto", *PROFILES)
         dataset = _choice("DATASET", dataset, "auto", "cifar10", "digits")
@@ -60,7 +60,8 @@ class Settings:
         if name == "auto":
             import torch  # here, so that --help need not wait for it
 
-            name = "full" if torch.cuda.is_available() else "quick"
+            gpu = torch.cuda.is_available()
+            name = "full" if gpu and dataset != "digits" else "quick"
         if name == "full" and dataset == "digits":
             raise ValueError("PROFILE=full is about CIFAR-10; take quick or smoke for the digits")
         return cls(

@@ -1,8 +1,9 @@
-"""The training loop, with the optimizer and the schedule that a recipe asks for."""
+"""The training loop."""
 
 import math
 import random
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,41 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast, broadcast_object_list
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from helpers import devices
+from helpers.batches import BatchSampler, train_loader
 from helpers.checkpoints import Checkpoints
-from helpers.data import BatchSampler, ImageData, train_loader
-from helpers.evaluation import predict
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
-
-    The learning rate goes up linearly from a tenth of `max_lr` to `max_lr` at `peak_epoch`, then
-    down linearly to nothing, a step a batch. `optimizer` is "SGD" (Nesterov momentum .9), "Adam"
-    or "AdamW"; `weight_decay` is for convolutions and linear layers only; `averaging` is the decay
-    per step of a running average of the weights, 0 for none; `dropout` takes the place of the
-    network's own probability, unless None; `whitened` and `identity` choose the weights to start
-    from (`helpers.initialisation`).
-    """
-
-    epochs: int
-    batch_size: int
-    max_lr: float
-    peak_epoch: float
-    optimizer: str = "SGD"
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    averaging: float = 0.0
-    dropout: float | None = None
-    whitened: bool = False
-    identity: bool = False
+from helpers.data import ImageData
+from helpers.evaluation import check_test_set, predict
+from helpers.recipes import Recipe, make_average, make_optimizer, make_schedule
 
 
 @dataclass
@@ -59,7 +36,7 @@ class History:
     learning_rates: list[float] = field(default_factory=list)
 
 
-def line(row: dict[str, float], epochs: int) -> str:
+def epoch_line(row: dict[str, float], epochs: int) -> str:
     """An epoch's row as a line of text."""
     return (
         f"epoch {row['epoch']:>2}/{epochs}  lr {row['learning_rate']:.5f}  "
@@ -69,47 +46,10 @@ def line(row: dict[str, float], epochs: int) -> str:
     )
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer; ValueError where it names one that is not known."""
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1]},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    common = {"lr": recipe.max_lr, "weight_decay": recipe.weight_decay}
-    if recipe.optimizer == "SGD":
-        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, **common)
-    if recipe.optimizer in ("Adam", "AdamW"):
-        return getattr(torch.optim, recipe.optimizer)(groups, **common)
-    raise ValueError(f"optimizer {recipe.optimizer!r} is unknown; it is SGD, Adam or AdamW")
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, batches: int) -> OneCycleLR:
-    """The recipe's one-cycle schedule, to be stepped once a batch, `batches` times an epoch."""
-    return OneCycleLR(
-        optimizer,
-        recipe.max_lr,
-        total_steps=recipe.epochs * batches,
-        pct_start=recipe.peak_epoch / recipe.epochs,
-        anneal_strategy="linear",
-        cycle_momentum=False,  # it would cycle Adam's beta1 too
-        div_factor=10,
-        final_div_factor=1e4,
-    )
-
-
-def make_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A running average of weights and buffers, whose memory grows to that of `decay` a step."""
-
-    def average(averaged: list, current: list, steps: torch.Tensor) -> None:
-        now = min(decay, (1 + int(steps)) / (10 + int(steps)))  # forgets the start in short runs
-        get_ema_multi_avg_fn(now)(averaged, current, steps)
-
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-
-
-def set_seed(seed: int, epoch: int = 0) -> None:
-    """Seed Python, NumPy and torch from (seed, epoch), as at the start of every epoch."""
-    value = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def set_seed(seed: int, epoch: int = 0, rank: int = 0) -> None:
+    """Seed Python, NumPy and torch from (seed, epoch, rank), as at the start of every epoch."""
+    entropy = [seed, epoch, rank] if rank else [seed, epoch]
+    value = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     random.seed(value)
     np.random.seed(value)
     torch.manual_seed(value)
@@ -133,8 +73,10 @@ def fit(
     uint8 images or is None; `accelerator` stands for device, precision and processes, by default
     the best of this machine; `workers` processes load, 0 loads between the steps.
 
-    Raises FloatingPointError where training diverges, ValueError for an unknown optimizer.
+    Raises FloatingPointError where training diverges, ValueError for an unknown optimizer or a
+    test set that is not whole.
     """
+    check_test_set(data)
     accelerator = accelerator or devices.accelerator()
     rank, processes = accelerator.process_index, accelerator.num_processes
     sampler = BatchSampler(len(data.train_labels), recipe.batch_size, seed, rank, processes)
@@ -147,12 +89,14 @@ def fit(
     parts = {"model": network, "optimizer": optimizer, "schedule": schedule}
     parts |= {"averaged": averaged} if averaged else {}
     parts |= {"scaler": accelerator.scaler} if accelerator.scaler else {}
-    history = _continue(checkpoints, parts)
+    history = _continue(checkpoints, parts, accelerator)
     if history.rows:
         accelerator.print(f"Continuing after epoch {len(history.rows)} of {recipe.epochs}")
 
+    # Where loss scaling skips the first step, the schedule is rightly stepped before the optimizer.
+    warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
     for epoch in range(len(history.rows) + 1, recipe.epochs + 1):
-        set_seed(seed, epoch)
+        set_seed(seed, epoch, rank)
         sampler.epoch = epoch
         started = time.perf_counter()
         model.train()
@@ -192,7 +136,7 @@ def fit(
             "seconds": time.perf_counter() - started,
         }
         history.rows.append(row)
-        accelerator.print(line(row, recipe.epochs), flush=True)
+        accelerator.print(epoch_line(row, recipe.epochs), flush=True)
         if checkpoints and accelerator.is_main_process:
             states = {name: part.state_dict() for name, part in parts.items()}
             checkpoints.save(epoch, {**states, "history": vars(history)})
@@ -204,16 +148,20 @@ def fit(
     return history
 
 
-def _continue(checkpoints: Checkpoints | None, parts: dict[str, Any]) -> History:
-    state = checkpoints.load() if checkpoints else None
-    if state is None:
+def _continue(
+    checkpoints: Checkpoints | None, parts: dict[str, Any], accelerator: Accelerator
+) -> History:
+    state = [checkpoints.load() if checkpoints and accelerator.is_main_process else None]
+    broadcast_object_list(state)  # other hosts may not see the main one's disk
+    if state[0] is None:
         return History()
     for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return History(**state["history"])
+        part.load_state_dict(state[0][name])
+    return History(**state[0]["history"])
 
 
 def _test(network: nn.Module, data: ImageData, accelerator: Accelerator) -> torch.Tensor:
+    broadcast(list(network.buffers()))  # the main process's are kept, so they are tested
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     with accelerator.autocast():
         logits = predict(network, data, data.test_images[mine])

@@ -38,7 +38,7 @@ def verify(root: Path, data: ImageData, tta: bool = False) -> list[str]:
 def _compare(file: Path, data: ImageData, tta: bool) -> Iterator[dict[str, Any]]:
     stated = json.loads(file.read_text())
     model = results.with_weights(stated["net"], (file.parent / "model.safetensors").read_bytes())
-    measured, _ = results.figures(model.to(devices.accelerator().device), data, tta)
+    measured, _ = results.measure(model.to(devices.accelerator().device), data, tta)
     measured["requirements"] = results.judged(model, stated)
     for figure, value in measured.items():
         holds = _holds(figure, stated[figure], value)

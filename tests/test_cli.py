@@ -1,9 +1,10 @@
 """The command line: quick help, clear refusals, and a run from end to end."""
 
+import json
+import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -11,8 +12,6 @@ from helpers.settings import ROOT
 
 
 def helpers(*arguments, **environment):
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "helpers", *arguments],
         cwd=ROOT,
@@ -24,15 +23,20 @@ def helpers(*arguments, **environment):
     )
 
 
-COMMANDS = ("data", "train", "run", "summary", "verify", "report", "badges")
+COMMANDS = ("data", "train", "run", "summary", "verify", "report")
 
 
-def test_help_names_every_command_and_does_not_wait_for_torch():
-    started = time.monotonic()
+def test_help_names_every_command():
     done = helpers("--help")
-    assert time.monotonic() - started < 5  # torch alone takes longer on a busy machine
     assert done.returncode == 0
     assert all(re.search(rf"\b{command}\b", done.stdout) for command in COMMANDS)
+
+
+def test_help_does_not_wait_for_anything_heavy():
+    code = (
+        "import sys, helpers.__main__; assert not {'torch', 'numpy', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -50,7 +54,6 @@ def test_every_command_has_help(command):
         (["run", "S8"], {}, "no notebook is called S8; there are"),
         (["train", "S7/s7"], {"PROFILE": "fast"}, "PROFILE=fast is unknown"),
         (["train", "S7/s7", "--seeds", "0"], {}, "Invalid value for '--seeds'"),
-        (["badges", "nonsense"], {}, "'nonsense' is not of the form owner/name"),
         (["fly"], {}, "No such command 'fly'"),
     ],
 )
@@ -71,11 +74,9 @@ def test_summary_prints_all_three_tables():
 
 def test_data_that_cannot_be_had_is_one_clear_line(tmp_path):
     code = (
-        "import sys; from helpers import data; data._answering = lambda sources: [];"
+        "import sys; from helpers import downloads; downloads._answering = lambda sources: [];"
         "from helpers.__main__ import main; sys.argv[1:] = ['data']; main()"
     )
-    import os
-
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -87,3 +88,34 @@ def test_data_that_cannot_be_had_is_one_clear_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: CIFAR-10 is not in")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_run_from_end_to_end(tmp_path):
+    environment = {"PROFILE": "smoke", "DATASET": "digits", "RESUME": "0"}
+    done = helpers("train", "S7/s7_dropout", "--validation", **environment)
+    assert done.returncode == 0, done.stderr
+    assert "epoch  2/2" in done.stdout
+    [folder] = re.findall(r"% of the test images right; (.*)", done.stdout)
+    metrics = json.loads((ROOT / folder / "metrics.json").read_text())
+    assert metrics["test_images"] == 143
+    assert metrics["dataset"].endswith("(validation split)")
+
+
+def test_two_processes_make_one_result(tmp_path):
+    """What `fit` does on several GPUs, on two CPU processes: equal shares, one writer."""
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "helpers", "train", "S7/s7_dropout", "--validation"),
+    ]
+    choices = {"PROFILE": "smoke", "DATASET": "digits", "RESUME": "0", "SEED": "1"}
+    choices |= {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **choices}, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch  1/2") == 1
+    [folder] = set(re.findall(r"% of the test images right; (.*)", done.stdout))
+    metrics = json.loads((ROOT / folder / "metrics.json").read_text())
+    assert metrics["processes"] == 2
+    assert metrics["train_images"] == 512

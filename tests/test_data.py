@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10
 
 from helpers import data as data_module
-from helpers import transforms
-from helpers.data import BatchSampler, DataUnavailable, ImageData, train_loader
+from helpers import downloads, transforms
+from helpers.batches import BatchSampler, train_loader
+from helpers.data import ImageData
+from helpers.downloads import DataUnavailable
 from helpers.settings import PROFILES, Settings
 
 
@@ -70,10 +72,10 @@ def test_part_of_the_data_keeps_the_statistics_of_all():
 
 def test_validation_split_is_fixed_and_apart():
     data = images_like_cifar10(train=600)
-    split, again = data.validation(50), data.validation(50)
+    split, again = data.validation(), data.validation()
     assert np.array_equal(split.test_images, again.test_images)
-    assert len(split.train_images) == 550
-    assert len(split.test_images) == 50
+    assert len(split.train_images) == 540
+    assert len(split.test_images) == 60
     kept = {image.tobytes() for image in split.train_images}
     held = {image.tobytes() for image in split.test_images}
     assert not kept & held
@@ -120,12 +122,28 @@ def test_batches_are_uint8_and_channels_last():
     epoch=st.integers(0, 5),
 )
 def test_every_image_is_in_one_batch_of_one_process(size, batch_size, processes, epoch):
+    batch_size *= processes
     samplers = [BatchSampler(size, batch_size, 3, rank, processes) for rank in range(processes)]
     for sampler in samplers:
         sampler.epoch = epoch
     seen = np.concatenate([batch.indices for sampler in samplers for batch in sampler])
-    assert sorted(seen) == list(range(size))
-    assert all(len(list(s)) == len(s) == -(-size // batch_size) for s in samplers)
+    assert len(set(seen)) == len(seen) == size - size % processes
+    assert set(seen) <= set(range(size))
+    shares = [[len(batch.indices) for batch in sampler] for sampler in samplers]
+    assert all(share == shares[0] and min(share, default=1) > 0 for share in shares)
+    assert all(len(sampler) == len(shares[0]) for sampler in samplers)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match="batch_size 100 cannot be shared by 3"):
+        BatchSampler(1000, 100, 0, processes=3)
+
+
+def test_validation_is_split_before_the_profile_cuts():
+    settings = Settings(PROFILES["smoke"], "digits")
+    part = data_module.load(settings, validation=True)
+    assert len(part.train_labels) == 512
+    assert len(part.test_labels) == 143
 
 
 @pytest.fixture
@@ -155,6 +173,8 @@ def server(tmp_path, monkeypatch):
         def respond(self, body):
             if self.path.startswith("/missing"):
                 return self.send_error(404)
+            if self.path.startswith("/no-head") and not body:
+                return self.send_error(405)
             served = content[:-10] if self.path.startswith("/truncated") else content
             self.send_response(200)
             self.send_header("Content-Length", str(len(served)))
@@ -181,9 +201,12 @@ def server(tmp_path, monkeypatch):
 
 def test_download_takes_the_first_source_that_answers_and_is_whole(server, tmp_path, capsys):
     root = tmp_path / "data"
-    sources = server("missing", "truncated", "good", "unused")
-    data_module.download_cifar10(root, sources)
-    assert len(data_module.cifar10(root).train_labels) == 10
+    sources = server("missing", "truncated", "no-head", "unused")
+    downloads.download_cifar10(root, sources)
+    data = data_module.cifar10(root)
+    assert len(data.train_labels) == 10
+    assert data.train_images.flags.c_contiguous
+    assert data.train_images.shape == (10, 32, 32, 3)
     assert [path.name for path in root.iterdir()] == ["cifar-10-batches-py"]
     assert "unused" not in capsys.readouterr().out
 
@@ -191,7 +214,7 @@ def test_download_takes_the_first_source_that_answers_and_is_whole(server, tmp_p
 def test_a_damaged_copy_is_fetched_again_before_anything_is_unpickled(
     server, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(data_module.download_cifar10, "__defaults__", (server("good"),))
+    monkeypatch.setattr(downloads.download_cifar10, "__defaults__", (server("good"),))
     data_module.cifar10(tmp_path)
     damaged = tmp_path / "cifar-10-batches-py" / "data_batch_1"
     damaged.write_bytes(b"cos\nsystem\n(S'touch unpickled'\ntR.")
@@ -202,26 +225,26 @@ def test_a_damaged_copy_is_fetched_again_before_anything_is_unpickled(
 
 def test_no_source_is_a_clear_error_with_what_to_do(server, tmp_path):
     with pytest.raises(DataUnavailable, match=r"set CIFAR10_ROOT.*DATASET=digits") as error:
-        data_module.download_cifar10(tmp_path, server("truncated"))
+        downloads.download_cifar10(tmp_path, server("truncated"))
     assert "truncated" in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_sources_that_keep_silent_are_given_up_together(monkeypatch, tmp_path):
-    monkeypatch.setattr(data_module, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(downloads, "ANSWER_SECONDS", 1)
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), http.server.BaseHTTPRequestHandler, bind_and_activate=True
     ) as silent:  # listens, but nobody accepts
         started = time.monotonic()
         with pytest.raises(DataUnavailable, match="no source"):
             url = f"http://127.0.0.1:{silent.server_port}"
-            data_module.download_cifar10(tmp_path, (f"{url}/a", f"{url}/b", f"{url}/c"))
+            downloads.download_cifar10(tmp_path, (f"{url}/a", f"{url}/b", f"{url}/c"))
         assert time.monotonic() - started < 3
 
 
 def test_only_auto_falls_back_to_the_digits_and_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
-    monkeypatch.setattr(data_module, "_answering", lambda sources: [])
+    monkeypatch.setattr(downloads, "_answering", lambda sources: [])
     data = data_module.load(Settings(PROFILES["smoke"], "auto"))
     assert data.key == "digits"
     assert "THIS IS NOT CIFAR-10" in capsys.readouterr().out

@@ -88,6 +88,25 @@ def test_the_repository_is_named_in_one_way():
         assert set(badges) == {name}
 
 
+def test_badges_are_rewritten_everywhere(tmp_path):
+    for path in (ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / "README.md", *NOTEBOOKS):
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(path.read_text())
+    for repository in ("ada/images", "grace/nets"):  # and once more, from what the first left
+        subprocess.run(["make", "badges", f"REPO={repository}"], cwd=tmp_path, check=True)
+        for path in ("pyproject.toml", "README.md", "notebooks/S7.ipynb"):
+            text = (tmp_path / path).read_text()
+            assert f"https://github.com/{repository}" in text
+            assert "OWNER/cifar10" not in text
+    nbformat.validate(nbformat.read(tmp_path / "notebooks" / "S7.ipynb", as_version=4))
+    refused = subprocess.run(
+        ["make", "badges", "REPO=x"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert refused.returncode
+    assert b"not of the form owner/name" in refused.stderr
+
+
 def test_figures_shown_are_those_of_the_metrics():
     for path in NOTEBOOKS:
         printed = "".join(

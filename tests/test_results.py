@@ -17,6 +17,7 @@ from helpers.data import ImageData
 from helpers.models import build
 from helpers.runs import RUNS, shortened, train
 from helpers.settings import FULL, PROFILES, SMOKE, Settings
+from helpers.training import fit
 
 KEYS = {
     "notebook", "net", "params", "mult_adds", "receptive_field", "dataset", "test_images",
@@ -141,9 +142,13 @@ def test_a_test_accuracy_is_over_all_test_images(digits):
         return ImageData("cifar10", "CIFAR-10", ("a",) * 10, empty, labels[:0], empty, labels)
 
     assert evaluation.test_accuracy(np.eye(10)[np.zeros(10_000, int)], cifar10(10_000)) == 100
-    for images, logits in ((316, 316), (10_000, 316), (50_000, 50_000)):
-        with pytest.raises(ValueError, match="over all 10000"):
-            evaluation.test_accuracy(np.zeros((logits, 10)), cifar10(images))
+    with pytest.raises(ValueError, match="316 predictions for 10000"):
+        evaluation.test_accuracy(np.zeros((316, 10)), cifar10(10_000))
+    for images in (316, 50_000):  # a subset, and the training images
+        with pytest.raises(ValueError, match=f"{images} test images, but CIFAR-10 has 10,000"):
+            evaluation.test_accuracy(np.zeros((images, 10)), cifar10(images))
+        with pytest.raises(ValueError, match="CIFAR-10 has 10,000"):
+            fit(build("s7"), cifar10(images), None, RUNS["S7/s7"].recipe)
 
 
 def test_prediction_leaves_the_mode_alone(digits):

@@ -6,10 +6,13 @@ import torch
 from helpers.settings import PROFILES, ROOT, Settings, cifar10_root
 
 
-@pytest.mark.parametrize(("gpu", "name"), [(True, "full"), (False, "quick")])
-def test_auto_is_full_with_a_gpu_and_quick_without(monkeypatch, gpu, name):
+@pytest.mark.parametrize(
+    ("gpu", "dataset", "name"),
+    [(True, "auto", "full"), (False, "auto", "quick"), (True, "digits", "quick")],
+)
+def test_auto_is_full_with_a_gpu_and_quick_without(monkeypatch, gpu, dataset, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert Settings.from_environment().profile.name == name
+    assert Settings.from_environment(dataset=dataset).profile.name == name
 
 
 def test_the_environment_beats_the_form(monkeypatch):

@@ -1,12 +1,10 @@
 """The training loop: schedule, metrics, averaging, overflow, and resuming after a kill."""
 
 import dataclasses
-import json
-import os
 import signal
 import subprocess
 import sys
-import time
+import warnings
 
 import numpy as np
 import pytest
@@ -21,8 +19,9 @@ from torch.nn import functional as F
 from helpers import data as data_module
 from helpers import devices, evaluation, transforms
 from helpers.checkpoints import Checkpoints
+from helpers.recipes import Recipe, make_average, make_optimizer, make_schedule
 from helpers.settings import ROOT
-from helpers.training import Recipe, fit, make_optimizer, make_schedule, set_seed
+from helpers.training import fit, set_seed
 
 RECIPE = Recipe(epochs=3, batch_size=64, max_lr=0.1, peak_epoch=1, label_smoothing=0.1)
 
@@ -145,8 +144,6 @@ def test_it_learns(digits):
 
 
 def test_averaging_is_the_running_mean_it_says(digits):
-    from helpers.training import make_average
-
     model = nn.Linear(1, 1, bias=False)
     averaged = make_average(model, decay=0.5)
     expected = None
@@ -167,7 +164,9 @@ def test_the_schedule_goes_on_where_loss_scaling_skips_steps(digits):
     model = Tiny()
     overflows = iter([True, True, False, True])
     model.output.weight.register_hook(lambda g: g * torch.inf if next(overflows, False) else g)
-    history = fit(model, digits, None, RECIPE, accelerator=accelerator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a notebook trained in fp16 would show it
+        history = fit(model, digits, None, RECIPE, accelerator=accelerator)
     assert accelerator.scaler.get_scale() == 1024 / 2**3, "three steps should have been skipped"
     assert history.learning_rates == expected.learning_rates
     assert all(torch.isfinite(p).all() for p in model.parameters())
@@ -195,49 +194,62 @@ def test_the_network_comes_back_as_it_went_in(digits):
 
 
 TRAIN = """
-import json, sys, time
+import json, os, signal, sys, torch
 from pathlib import Path
 from helpers import data, transforms
 from helpers.checkpoints import Checkpoints
-from helpers.training import Recipe, fit, set_seed
+from helpers.recipes import Recipe
+from helpers.training import fit, set_seed
 from tests.test_training import Tiny, without_times
 
+folder, moment, epoch = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+checkpoints = Checkpoints(folder, {"run": "tiny"})
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def half(state, path, save=torch.save):
+    save(state, path)
+    if moment == "half-written" and f"epoch-{epoch}" in str(path):
+        path.write_bytes(path.read_bytes()[:1000])
+        kill()
+
+def rename(self, target, rename=Path.rename):
+    rename(self, target)
+    if moment == "renamed" and f"epoch-{epoch}" in str(target):
+        kill()
+
+torch.save, Path.rename = half, rename
 images = data.digits().first(300)
 recipe = Recipe(epochs=6, batch_size=32, max_lr=0.1, peak_epoch=2, averaging=0.9)
 set_seed(0)
 model = Tiny()
 transform = transforms.flip_and_shift(images.statistics[0])
-checkpoints = Checkpoints(Path(sys.argv[1]), {"run": "tiny"})
 history = fit(model, images, transform, recipe, checkpoints=checkpoints)
 weights = sum(p.double().abs().sum().item() for p in model.state_dict().values())
 print("DONE", json.dumps([without_times(history), history.learning_rates, weights]))
 """
 
 
-def start(folder):
-    command = [sys.executable, "-c", TRAIN, str(folder)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
-def outcome(process):
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0
-    return json.loads(text.split("DONE ")[1]), text
+def run_and_kill(folder, moment="never", epoch=0):
+    command = [sys.executable, "-c", TRAIN, str(folder), moment, f"{epoch:03d}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_a_run_killed_and_continued_equals_one_never_killed(tmp_path):
-    expected, _ = outcome(start(tmp_path / "whole"))
+    expected = run_and_kill(tmp_path / "whole")
+    assert expected.returncode == 0, expected.stderr
     folder = tmp_path / "killed"
-    for epoch in (2, 4):  # killed twice, some time after these epochs' ends
-        process = start(folder)
-        while not (folder / f"epoch-{epoch:03d}").exists() and process.poll() is None:
-            time.sleep(0.001)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    got, text = outcome(start(folder))
-    assert "Continuing after epoch" in text
-    assert got == expected
+    for moment, epoch, left in (
+        ("half-written", 3, {"epoch-002", "epoch-003.partial"}),
+        ("renamed", 5, {"epoch-004", "epoch-005"}),
+    ):
+        assert run_and_kill(folder, moment, epoch).returncode == -signal.SIGKILL
+        assert {path.name for path in folder.iterdir()} == left
+    got = run_and_kill(folder)
+    assert "Continuing after epoch 5 of 6" in got.stdout
+    assert got.stdout.split("DONE ")[1] == expected.stdout.split("DONE ")[1]
+    assert {path.name for path in folder.iterdir()} == {"epoch-006"}
 
 
 def test_a_finished_run_is_not_trained_again(digits, tmp_path, capsys):

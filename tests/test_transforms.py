@@ -1,10 +1,12 @@
 """What the augmentations really do, measured on pixels."""
 
+import warnings
+
 import albumentations as A
 import numpy as np
 import pytest
 
-from helpers import transforms
+from helpers import notebook, transforms
 
 MEAN = np.array([0.4914, 0.4822, 0.4465])
 
@@ -32,10 +34,9 @@ def test_flip_and_shift_mirrors_half_and_shifts_by_up_to_two():
     assert {down for _, down, _ in seen} == {right for _, _, right in seen} == {-2, -1, 0, 1, 2}
 
 
-def test_an_argument_that_the_library_does_not_know_is_an_error():
-    @transforms.strict
-    def old_names(mean):
-        return A.Compose([A.CoarseDropout(max_holes=1, max_height=16, max_width=16)])
-
-    with pytest.raises(UserWarning, match="max_holes"):
-        old_names(MEAN)
+def test_in_a_notebook_an_argument_that_the_library_does_not_know_is_an_error():
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        notebook.set_up("smoke", "digits")
+        with pytest.raises(UserWarning, match="max_holes"):
+            A.CoarseDropout(max_holes=1, max_height=16, max_width=16)

@@ -71,12 +71,12 @@ def test_flip_tta_is_checked_when_asked_for(root, digits):
 
 
 def test_weights_of_another_training_are_found(root, digits):
-    (folder(root) / "model.safetensors").write_bytes(results.stored(build("s7_dropout")))
+    (folder(root) / "model.safetensors").write_bytes(results.weight_bytes(build("s7_dropout")))
     assert any("class_accuracy" in line for line in verify(root, digits))
 
 
 def test_weights_of_another_network_are_found(root, digits):
-    (folder(root) / "model.safetensors").write_bytes(results.stored(build("s7")))
+    (folder(root) / "model.safetensors").write_bytes(results.weight_bytes(build("s7")))
     [line] = verify(root, digits)
     assert "S7/s7_dropout: cannot be evaluated: RuntimeError" in line
 

@@ -1,0 +1,83 @@
+"""Batches of augmented training images: whole ones at a time, and each can be had again."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from helpers.data import ImageData
+
+
+class Batch(NamedTuple):
+    """Which images make a batch, and the seed of their augmentation."""
+
+    indices: np.ndarray
+    seed: int
+
+
+class BatchSampler:
+    """Shuffled batches, decided by (seed, epoch) alone, whatever the number of workers.
+
+    The last batch may be smaller. Each of several processes, told apart by `rank`, gets an equal
+    share of every batch, for which up to `processes` - 1 images are left out of an epoch. Raises
+    ValueError where `processes` does not divide the batch.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
+        if batch_size % processes:
+            raise ValueError(f"batch_size {batch_size} cannot be shared by {processes} processes")
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.processes, self.epoch = rank, processes, 0
+
+    def __len__(self) -> int:
+        return -(-(self.size - self.size % self.processes) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        for number in range(len(self)):
+            indices = order[number * self.batch_size :][: self.batch_size]
+            indices = indices[: len(indices) // self.processes * self.processes]
+            # A seed for each batch: left alone, Albumentations replays one and the same stream
+            # in every worker and every epoch.
+            seed = np.random.SeedSequence([self.seed, self.epoch, number, self.rank])
+            yield Batch(indices[self.rank :: self.processes], int(seed.generate_state(1)[0]))
+
+
+class AugmentedImages(Dataset):
+    """Training images, augmented as uint8 a whole batch at a time."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Callable | None):
+        self.images, self.labels, self.transform = images, torch.from_numpy(labels), transform
+
+    def __getitems__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, 32, 32) uint8, channels last in memory, and their labels (B,) int64."""
+        images = self.images[batch.indices]
+        if self.transform:
+            self.transform.set_random_seed(batch.seed)
+            for i, image in enumerate(images):
+                images[i] = self.transform(image=image)["image"]
+        return torch.from_numpy(images).permute(0, 3, 1, 2), self.labels[batch.indices]
+
+
+def _unchanged(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return batch
+
+
+def train_loader(
+    data: ImageData, transform: Callable | None, sampler: BatchSampler, workers: int = 0
+) -> DataLoader:
+    """A loader of the sampler's batches, augmented; set `sampler.epoch` before each epoch."""
+    import cv2
+
+    cv2.setNumThreads(0)  # on 32x32 pixels, threads cost more than they bring
+    dataset = AugmentedImages(data.train_images, data.train_labels, transform)
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=_unchanged,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+    )
