@@ -52,17 +52,17 @@ def train(
 
     PROFILE, DATASET, SEED, RESUME and REUSE in the environment choose how.
     """
-    from accelerate import PartialState
-
+    from helpers import devices
     from helpers.data import load
     from helpers.runs import RUNS
     from helpers.runs import train as train_run
 
     chosen, settings = RUNS[_one_of(run, "run", list(RUNS))], _settings()
-    with PartialState().main_process_first():  # one process downloads, the others find it
+    with devices.processes().main_process_first():  # one process downloads, the others find it
         images = load(settings, validation)
     result = train_run(chosen, images, settings, seeds)
-    print(f"{result.metrics['test_accuracy']:.2f} % of the test images right; {result.folder}")
+    line = f"{result.metrics['test_accuracy']:.2f} % of the test images right; {result.folder}"
+    devices.processes().print(line)
 
 
 @app.command()

@@ -5,6 +5,7 @@ import platform
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
@@ -21,9 +22,14 @@ def precision(device: torch.device) -> str:
     return "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "no"
 
 
+def processes() -> PartialState:
+    """Accelerate's handle on the processes that train together, this one among them."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # else not heeded here
+
+
 def accelerator() -> Accelerator:
     """Accelerate's handle on the device or devices, in the precision that is fast there."""
-    device = PartialState().device
+    device = processes().device
     if device.type == "cpu":
         keep_memory()
     return Accelerator(mixed_precision=precision(device))

@@ -1,11 +1,12 @@
 """Fetching CIFAR-10 from a source that answers, checked before it is put in place."""
 
-import contextlib
+import http.client
 import socket
 import tempfile
+import threading
+import time
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 SOURCES = (  # byte-identical mirrors; the official server, throttled since 2026, last
@@ -54,13 +55,23 @@ def download_cifar10(root: Path, sources: tuple[str, ...] = SOURCES) -> None:
 
 
 def _answering(sources: tuple[str, ...]) -> list[str]:
+    answered = set()
+
     def ask(url: str) -> None:
         request = urllib.request.Request(url, method="HEAD")
-        with contextlib.suppress(urllib.error.HTTPError):  # it answers, if only to HEAD like this
+        try:
             urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()
+        except urllib.error.HTTPError:
+            pass  # it answers, if only to HEAD like this
+        except (OSError, http.client.HTTPException):
+            return
+        answered.add(url)
 
-    pool = ThreadPoolExecutor(len(sources))  # all at once, as each may take its time to fail
-    asked = {pool.submit(ask, url): url for url in sources}
-    answered = wait(asked, timeout=ANSWER_SECONDS).done
-    pool.shutdown(wait=False)
-    return [url for future, url in asked.items() if future in answered and not future.exception()]
+    # All at once, as each may take its time to fail, and as daemons, so that none is waited for.
+    threads = [threading.Thread(target=ask, args=(url,), daemon=True) for url in sources]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + ANSWER_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [url for url in sources if url in answered]

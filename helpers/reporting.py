@@ -7,6 +7,12 @@ from typing import Any
 from helpers.results import write
 from helpers.settings import ROOT
 
+INTRO = """# Results
+
+Made by `make report` from the `metrics.json` files; `make verify` measures them again. Accuracies
+are those of the last epoch's weights on all 10,000 test images, in float32. Receptive fields are in
+pixels, before / including the global pooling.
+"""
 BEGIN, END = "<!-- results: made by `make report` -->", "<!-- end of results -->"
 
 
@@ -64,9 +70,4 @@ def report(root: Path = ROOT) -> None:
         raise ValueError(f"README.md needs the lines {BEGIN} and {END}, once each")
     before, _, rest = readme.partition(BEGIN)
     write(root / "README.md", f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
-    intro = (
-        "# Results\n\nMade by `make report` from the `metrics.json` files; `make verify` measures "
-        "them again.\nAccuracies are those of the last epoch's weights on all 10,000 test images, "
-        "in float32.\nReceptive fields are in pixels, before / including the global pooling."
-    )
-    write(root / "results" / "README.md", f"{intro}\n\n{text}\n")
+    write(root / "results" / "README.md", f"{INTRO}\n{text}\n")

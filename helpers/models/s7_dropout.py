@@ -4,24 +4,12 @@ from torch import Tensor, nn
 
 
 def conv(
-    in_channels: int,
-    out_channels: int,
-    kernel: int = 3,
-    *,
-    padding: int = 0,
-    dilation: int = 1,
-    groups: int = 1,
-    dropout: float | None = None,
+    in_channels: int, out_channels: int, kernel: int = 3, dropout: bool = True, **options: int
 ) -> list[nn.Module]:
-    """Convolution with bias, ReLU, batch normalisation and, unless None, dropout."""
-    layers = [
-        nn.Conv2d(
-            in_channels, out_channels, kernel, padding=padding, dilation=dilation, groups=groups
-        ),
-        nn.ReLU(),
-        nn.BatchNorm2d(out_channels),
-    ]
-    return layers if dropout is None else [*layers, nn.Dropout(dropout)]
+    """Convolution with bias (`options` are its own), ReLU, BN and, if not False, dropout."""
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, **options)
+    layers = [convolution, nn.ReLU(), nn.BatchNorm2d(out_channels)]
+    return [*layers, nn.Dropout(0.15)] if dropout else layers
 
 
 class S7Dropout(nn.Module):
@@ -29,26 +17,20 @@ class S7Dropout(nn.Module):
 
     As published, the last 1x1 convolution is followed by a ReLU: no logit is negative.
     Maps (N, 3, 32, 32) to logits (N, 10).
-
-    Args:
-        dropout: probability of the dropout layers, in [0, 1); .15 as published.
     """
 
-    def __init__(self, dropout: float = 0.15) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        p = dropout
         self.block1 = nn.Sequential(
-            *conv(3, 32, padding=1, dropout=p), *conv(32, 64, padding=1, dropout=p), nn.MaxPool2d(2)
+            *conv(3, 32, padding=1), *conv(32, 64, padding=1), nn.MaxPool2d(2)
         )
         self.block2 = nn.Sequential(
-            *conv(64, 64, padding=1, groups=64, dropout=p), *conv(64, 128, 1), nn.MaxPool2d(2)
+            *conv(64, 64, padding=1, groups=64),
+            *conv(64, 128, 1, dropout=False),
+            nn.MaxPool2d(2),
         )
-        self.block3 = nn.Sequential(
-            *conv(128, 128, padding=1, groups=128, dropout=p), *conv(128, 256, 1, dropout=p)
-        )
-        self.block4 = nn.Sequential(
-            *conv(256, 256, dilation=2, dropout=p), nn.Conv2d(256, 64, 1), nn.ReLU()
-        )
+        self.block3 = nn.Sequential(*conv(128, 128, padding=1, groups=128), *conv(128, 256, 1))
+        self.block4 = nn.Sequential(*conv(256, 256, dilation=2), nn.Conv2d(256, 64, 1), nn.ReLU())
         self.output = nn.Sequential(nn.Conv2d(64, 10, 1), nn.ReLU())
         self.gap = nn.AvgPool2d(4)
 
