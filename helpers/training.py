@@ -90,6 +90,8 @@ def fit(
     parts |= {"averaged": averaged} if averaged else {}
     parts |= {"scaler": accelerator.scaler} if accelerator.scaler else {}
     history = _continue(checkpoints, parts, accelerator)
+    for row in history.rows:
+        accelerator.print(epoch_line(row, recipe.epochs))
     if history.rows:
         accelerator.print(f"Continuing after epoch {len(history.rows)} of {recipe.epochs}")
 
