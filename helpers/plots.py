@@ -18,14 +18,14 @@ def _figure(width: float, height: float, title: str, **grid):
 
 def class_counts(train: np.ndarray, test: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """How many training and test images each class has, from labels (N,)."""
-    figure, axis = _figure(8, 3.5, title)
+    figure, axis = _figure(9, 4, title)
     places = np.arange(len(classes))
     for shift, labels, colour, name in ((-0.2, train, BLUE, "train"), (0.2, test, ORANGE, "test")):
         bars = axis.bar(places + shift, np.bincount(labels), 0.4, color=colour, label=name)
         axis.bar_label(bars, fontsize=7)
     axis.set(xlabel="class", ylabel="images")
     axis.set_xticks(places, classes)
-    axis.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -89,7 +89,7 @@ def class_accuracy(accuracies: dict[str, float], title: str) -> Figure:
     axis.axvline(mean, color=ORANGE, linestyle="--", label=f"mean {mean:.2f} %")
     axis.set(xlabel="test accuracy (%)", ylabel="class", xlim=(0, 110))
     axis.invert_yaxis()
-    axis.legend(loc="lower left")
+    figure.legend(loc="outside lower center")
     return figure
 
 

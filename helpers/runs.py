@@ -63,12 +63,12 @@ RUNS = {
 
 
 def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
-    """The recipe cut to the profile's epochs, with eight steps an epoch or more.
+    """The recipe cut to the profile's epochs, with 32 steps an epoch or more.
 
     The peak keeps its place in the cycle, and the learning rate shrinks with the batch.
     """
     epochs = min(recipe.epochs, profile.epochs or recipe.epochs)
-    batch_size = max(1, min(recipe.batch_size, train_images // 8))
+    batch_size = max(1, min(recipe.batch_size, train_images // 32))
     return dataclasses.replace(
         recipe,
         epochs=epochs,

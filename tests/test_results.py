@@ -130,7 +130,7 @@ def test_short_profiles_keep_the_shape_of_the_cycle(name, profile):
     recipe, part = RUNS[name].recipe, PROFILES[profile]
     short = shortened(recipe, part, part.train_images)
     assert short.epochs == part.epochs
-    assert part.train_images / short.batch_size >= 8
+    assert part.train_images / short.batch_size >= 32
     assert short.peak_epoch / short.epochs == pytest.approx(recipe.peak_epoch / recipe.epochs)
     assert short.max_lr / short.batch_size == pytest.approx(recipe.max_lr / recipe.batch_size)
 
