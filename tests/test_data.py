@@ -116,7 +116,7 @@ def test_batches_are_uint8_and_channels_last():
 
 @hypothesis_settings(deadline=None)
 @given(
-    size=st.integers(1, 300),
+    size=st.integers(4, 300),
     batch_size=st.integers(1, 64),
     processes=st.integers(1, 4),
     epoch=st.integers(0, 5),
