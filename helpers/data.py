@@ -105,16 +105,15 @@ def load(settings: Settings, validation: bool = False) -> ImageData:
     `validation` takes the split of the training images instead. Raises DataUnavailable where
     CIFAR-10 was asked for by its name and cannot be had.
     """
-    data, reason = None, ""
-    if settings.dataset != "digits":
-        try:
-            data = cifar10(cifar10_root())
-        except DataUnavailable as unavailable:
-            if settings.dataset == "cifar10":
-                raise
-            reason = str(unavailable)
-    if data is None:
-        data, line = digits(), "!" * 100
+    reason = ""
+    try:
+        data = digits() if settings.dataset == "digits" else cifar10(cifar10_root())
+    except DataUnavailable as unavailable:
+        if settings.dataset == "cifar10":
+            raise
+        data, reason = digits(), str(unavailable)
+    if data.key == "digits":
+        line = "!" * 100
         print(f"{line}\nTHIS IS NOT CIFAR-10 but scikit-learn's digits. {reason}\n{line}")
     data = data.validation() if validation else data
     return data.first(settings.profile.train_images)

@@ -17,9 +17,8 @@ class Profile:
 
 
 FULL = Profile("full")
-QUICK = Profile("quick", train_images=5_000, epochs=2)
 SMOKE = Profile("smoke", train_images=512, epochs=2)
-PROFILES = {profile.name: profile for profile in (FULL, QUICK, SMOKE)}
+PROFILES = {"full": FULL, "quick": Profile("quick", train_images=5_000, epochs=2), "smoke": SMOKE}
 
 
 def _choice(name: str, default: str, *allowed: str) -> str:
