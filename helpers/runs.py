@@ -35,11 +35,6 @@ class Run:
     recipe: Recipe
     published: float | None = None
 
-    @property
-    def notebook(self) -> str:
-        """The notebook it belongs to."""
-        return self.name.split("/")[0]
-
 
 S7_RECIPE = Recipe(
     epochs=10,
@@ -104,7 +99,7 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
         accuracies.insert(0, {"seed": seed, **of_seed})
     tests = [accuracy["test_accuracy"] for accuracy in accuracies]
     metrics = {
-        "notebook": run.notebook,
+        "notebook": run.name.split("/")[0],
         "net": run.net,
         "epochs": recipe.epochs,
         "batch_size": recipe.batch_size,
