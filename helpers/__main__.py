@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from helpers.settings import ROOT, Settings, cifar10_root, one_of
+
 app = typer.Typer(
     help="CIFAR-10 notebooks: fetch the data, train, run the notebooks, check and report.",
     no_args_is_help=True,
@@ -15,26 +17,10 @@ app = typer.Typer(
 )
 
 
-def _one_of(value: str, what: str, names: list[str]) -> str:
-    if value not in names:
-        raise typer.BadParameter(f"no {what} is called {value}; there are {', '.join(names)}")
-    return value
-
-
-def _settings():
-    from helpers.settings import Settings
-
-    try:
-        return Settings.from_environment()
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
 @app.command()
 def data() -> None:
     """Fetch CIFAR-10 into CIFAR10_ROOT (default: data/), unless it is there, and check it."""
     from helpers.data import cifar10
-    from helpers.settings import cifar10_root
 
     mean, std = cifar10(cifar10_root()).statistics
     print(f"CIFAR-10 is in {cifar10_root()}; mean {mean.round(4)}, deviation {std.round(4)}")
@@ -57,7 +43,7 @@ def train(
     from helpers.runs import RUNS
     from helpers.runs import train as train_run
 
-    chosen, settings = RUNS[_one_of(run, "run", list(RUNS))], _settings()
+    chosen, settings = RUNS[one_of("run", run, RUNS)], Settings.from_environment()
     with devices.processes().main_process_first():  # one process downloads, the others find it
         images = load(settings, validation)
     result = train_run(chosen, images, settings, seeds)
@@ -75,8 +61,9 @@ def run(
     from helpers import notebook, reporting
     from helpers.data import load
 
-    names = [_one_of(name, "notebook", notebook.names()) for name in notebooks or notebook.names()]
-    settings = _settings()
+    known = notebook.names()
+    names = [one_of("notebook", name, known) for name in notebooks or known]
+    settings = Settings.from_environment()
     settings = dataclasses.replace(settings, dataset=load(settings).key)  # asks the net only once
     for name in names:
         folder = notebook.execute(name, settings)
@@ -88,9 +75,9 @@ def run(
 def summary(net: Annotated[str, typer.Argument(help="Which network, as in 's7'.")]) -> None:
     """Print a network's layer table, mult-adds and receptive fields."""
     from helpers import receptive_field, summary
-    from helpers.models import MODELS, build
+    from helpers.models import build
 
-    model = build(_one_of(net, "network", list(MODELS)))
+    model = build(net)
     print(summary.layer_table(model))
     print(f"Mult-adds: {summary.mult_adds(model) / 1e6:,.2f} M\n")
     print(receptive_field.table(receptive_field.layers(model)).to_string())
@@ -101,7 +88,6 @@ def verify(tta: Annotated[bool, typer.Option("--tta", help="Mirror images too.")
     """Evaluate every kept network again, and compare with what its metrics.json says."""
     from helpers import verification
     from helpers.data import cifar10
-    from helpers.settings import ROOT, cifar10_root
 
     wrong = verification.verify(ROOT, cifar10(cifar10_root()), tta)
     print("\n".join(f"WRONG: {figure}" for figure in wrong) or "Everything holds.")
@@ -117,15 +103,14 @@ def report() -> None:
 
 
 def main() -> None:
-    """Run the command line; what can go wrong outside the code is one line, and exit code 1."""
+    """Run the command line; what is wrong outside the code is one line, and exit code 1 or 2."""
     try:
         app(prog_name="python -m helpers")
-    except (OSError, FloatingPointError, ValueError) as error:
+    except ValueError as error:  # an argument or a variable
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
-    except Exception as error:
-        if type(error).__name__ != "PapermillExecutionError":
-            raise
-        sys.exit(f"{error}\nerror: a cell failed; the notebook up to it lies in results/_running")
 
 
 if __name__ == "__main__":

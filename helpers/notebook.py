@@ -92,7 +92,7 @@ def execute(name: str, settings: Settings) -> Path:
     """Run a notebook from top to bottom, showing its progress; return the folder of its results.
 
     Only a full run on CIFAR-10 replaces `notebooks/name.ipynb`, and only if it ended well; every
-    other executed copy lies in that folder. Raises PapermillExecutionError where a cell fails.
+    other executed copy lies in that folder. Raises ChildProcessError where a cell fails.
     """
     import nbformat
     import papermill
@@ -104,9 +104,17 @@ def execute(name: str, settings: Settings) -> Path:
     for place in (folder, executed.parent):
         place.mkdir(parents=True, exist_ok=True)
     options = {"log_output": True, "record_timing": False, "coalesce_streams": True}
-    papermill.execute_notebook(
-        source, executed, kernel_name="python3", cwd=source.parent, progress_bar=False, **options
-    )
+    try:
+        papermill.execute_notebook(
+            source,
+            executed,
+            kernel_name="python3",
+            cwd=source.parent,
+            progress_bar=False,
+            **options,
+        )
+    except papermill.PapermillExecutionError as error:
+        raise ChildProcessError(f"{error}\na cell failed; as far as it came: {executed}") from None
     content = nbformat.read(executed, as_version=4)
     for part in (content, *content.cells):  # what differs from run to run for no reason
         part.metadata.pop("papermill", None)

@@ -1,6 +1,7 @@
 """What to run and where things lie: the profiles, and the environment variables that choose."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,10 @@ SMOKE = Profile("smoke", train_images=512, epochs=2)
 PROFILES = {"full": FULL, "quick": Profile("quick", train_images=5_000, epochs=2), "smoke": SMOKE}
 
 
-def _choice(name: str, default: str, *allowed: str) -> str:
-    value = os.environ.get(name) or default
+def one_of(what: str, value: str, allowed: Iterable[str]) -> str:
+    """The value; ValueError, naming it and what is allowed, where it is none of that."""
     if value not in allowed:
-        raise ValueError(f"{name}={value} is unknown; it is one of {', '.join(allowed)}")
+        raise ValueError(f"{what}={value} is unknown; it is one of {', '.join(allowed)}")
     return value
 
 
@@ -51,9 +52,11 @@ class Settings:
         Profile "auto" is "full" with a GPU, and "quick" without or on digits. ValueError names a
         variable whose value is not allowed, and what is.
         """
-        name = _choice("PROFILE", profile, "auto", *PROFILES)
-        dataset = _choice("DATASET", dataset, "auto", "cifar10", "digits")
-        seed = os.environ.get("SEED") or "0"
+        chosen = {name: value for name, value in os.environ.items() if value}
+        name = one_of("PROFILE", chosen.get("PROFILE", profile), ("auto", *PROFILES))
+        datasets = ("auto", "cifar10", "digits")
+        dataset = one_of("DATASET", chosen.get("DATASET", dataset), datasets)
+        seed = chosen.get("SEED", "0")
         if not seed.isdecimal():
             raise ValueError(f"SEED={seed} is not a whole number from 0 on")
         if name == "auto":
@@ -67,8 +70,8 @@ class Settings:
             profile=PROFILES[name],
             dataset="cifar10" if name == "full" else dataset,  # nothing may stand in for it
             seed=int(seed),
-            resume=_choice("RESUME", "1", "0", "1") == "1",
-            reuse=_choice("REUSE", "0", "0", "1") == "1",
+            resume=one_of("RESUME", chosen.get("RESUME", "1"), "01") == "1",
+            reuse=one_of("REUSE", chosen.get("REUSE", "0"), "01") == "1",
             home=home,
         )
 

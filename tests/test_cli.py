@@ -49,9 +49,9 @@ def test_every_command_has_help(command):
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (["summary", "s8"], {}, "no network is called s8; there are s7"),
-        (["train", "S7/s8"], {}, "no run is called S7/s8; there are S7/s7"),
-        (["run", "S8"], {}, "no notebook is called S8; there are"),
+        (["summary", "s8"], {}, "network=s8 is unknown; it is one of s7"),
+        (["train", "S7/s8"], {}, "run=S7/s8 is unknown; it is one of S7/s7"),
+        (["run", "S8"], {}, "notebook=S8 is unknown; it is one of"),
         (["train", "S7/s7"], {"PROFILE": "fast"}, "PROFILE=fast is unknown"),
         (["train", "S7/s7", "--seeds", "0"], {}, "Invalid value for '--seeds'"),
         (["fly"], {}, "No such command 'fly'"),

@@ -88,5 +88,5 @@ def test_dropout_is_in_the_published_places_with_the_published_probability():
 
 
 def test_unknown_network_is_named_with_those_there_are():
-    with pytest.raises(KeyError, match=r"'s8'.*s7, s7_dropout, s9"):
+    with pytest.raises(ValueError, match=r"network=s8 is unknown.*s7, s7_dropout, s9"):
         build("s8")

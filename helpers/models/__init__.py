@@ -9,6 +9,7 @@ from helpers.models.s7 import S7
 from helpers.models.s7_dropout import S7Dropout
 from helpers.models.s9 import S9
 from helpers.models.s10 import CustomResNet
+from helpers.settings import one_of
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "s7": S7,
@@ -20,11 +21,5 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 
 def build(name: str) -> nn.Module:
-    """Return a freshly initialised network for 3x32x32 images and 10 classes.
-
-    Raises:
-        KeyError: no network has that name; the message lists those there are.
-    """
-    if name not in MODELS:
-        raise KeyError(f"no network is called {name!r}; there are {', '.join(MODELS)}")
-    return MODELS[name]()
+    """A freshly initialised network for 3x32x32 images; ValueError lists those there are."""
+    return MODELS[one_of("network", name, MODELS)]()
