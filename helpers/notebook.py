@@ -103,15 +103,15 @@ def execute(name: str, settings: Settings) -> Path:
     executed = ROOT / "results" / "_running" / f"{name}.ipynb"
     for place in (folder, executed.parent):
         place.mkdir(parents=True, exist_ok=True)
-    options = {"log_output": True, "record_timing": False, "coalesce_streams": True}
+    options = {
+        "log_output": True,
+        "record_timing": False,
+        "coalesce_streams": True,
+        "progress_bar": False,
+    }
     try:
         papermill.execute_notebook(
-            source,
-            executed,
-            kernel_name="python3",
-            cwd=source.parent,
-            progress_bar=False,
-            **options,
+            source, executed, kernel_name="python3", cwd=source.parent, **options
         )
     except papermill.PapermillExecutionError as error:
         raise ChildProcessError(f"{error}\na cell failed; as far as it came: {executed}") from None

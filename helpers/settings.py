@@ -70,8 +70,8 @@ class Settings:
             profile=PROFILES[name],
             dataset="cifar10" if name == "full" else dataset,  # nothing may stand in for it
             seed=int(seed),
-            resume=one_of("RESUME", chosen.get("RESUME", "1"), "01") == "1",
-            reuse=one_of("REUSE", chosen.get("REUSE", "0"), "01") == "1",
+            resume=one_of("RESUME", chosen.get("RESUME", "1"), ("0", "1")) == "1",
+            reuse=one_of("REUSE", chosen.get("REUSE", "0"), ("0", "1")) == "1",
             home=home,
         )
 
