@@ -37,11 +37,11 @@ class History:
 
 
 def epoch_line(row: dict[str, float], epochs: int) -> str:
-    """An epoch's row as a line of text."""
+    """An epoch's row as a line of text: rate at its end, losses and accuracies, speed, time."""
     return (
-        f"epoch {row['epoch']:>2}/{epochs}  lr {row['learning_rate']:.5f}  "
-        f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:5.2f} %  "
-        f"test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:5.2f} %  "
+        f"epoch {row['epoch']:>2}/{epochs}  lr {row['learning_rate']:.4f}  "
+        f"train loss {row['train_loss']:.3f}, {row['train_accuracy']:5.2f} %  "
+        f"test loss {row['test_loss']:.3f}, {row['test_accuracy']:5.2f} %  "
         f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.0f} s"
     )
 
