@@ -21,7 +21,7 @@ NOT_IN_COLAB = ("torchinfo", "torchsummary")
 
 
 def set_up(profile: str = "auto", dataset: str = "auto", on_drive: bool = False) -> Settings:
-    """Prepare the session and print versions, device and choices; once or many times alike.
+    """Prepare a notebook and print versions, device and choices; once or many times alike.
 
     In Colab it installs what is missing and, with `on_drive`, keeps results and checkpoints in
     Google Drive. Raises ValueError for a profile or data set that is not known.

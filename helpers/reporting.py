@@ -69,5 +69,5 @@ def report(root: Path = ROOT) -> None:
     if readme.count(BEGIN) != 1 or readme.count(END) != 1:
         raise ValueError(f"README.md needs the lines {BEGIN} and {END}, once each")
     before, _, rest = readme.partition(BEGIN)
-    write(root / "README.md", f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+    write(root / "README.md", f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
     write(root / "results" / "README.md", f"{INTRO}\n{text}\n")
