@@ -12,8 +12,13 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from helpers.settings import FULL, ROOT, Settings
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+    from matplotlib.figure import Figure
 
 IN_COLAB = "google.colab" in sys.modules
 # What Colab lacks. It is installed without dependencies, so that nothing Colab brings is replaced.
@@ -62,7 +67,7 @@ def _install_missing() -> None:
         subprocess.run(command, check=True)
 
 
-def show(figure, path: Path):
+def show(figure: "Figure", path: Path) -> "Image":
     """Write a figure as a PNG file and return it for the notebook to show, the same picture."""
     from IPython.display import Image
 
@@ -103,12 +108,8 @@ def execute(name: str, settings: Settings) -> Path:
     executed = ROOT / "results" / "_running" / f"{name}.ipynb"
     for place in (folder, executed.parent):
         place.mkdir(parents=True, exist_ok=True)
-    options = {
-        "log_output": True,
-        "record_timing": False,
-        "coalesce_streams": True,
-        "progress_bar": False,
-    }
+    options = {"log_output": True, "progress_bar": False}
+    options |= {"record_timing": False, "coalesce_streams": True}
     try:
         papermill.execute_notebook(
             source, executed, kernel_name="python3", cwd=source.parent, **options

@@ -90,9 +90,8 @@ def circumstances(history: History, data: ImageData, accelerator: Accelerator) -
 def judged(model: nn.Module, metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """Every demand of the metrics' notebook: demand, measured, passed."""
     network = requirements.of_network(metrics["notebook"], model)
-    return pd.concat([network, requirements.of_run(metrics["notebook"], metrics)]).to_dict(
-        "records"
-    )
+    run = requirements.of_run(metrics["notebook"], metrics)
+    return [*network.to_dict("records"), *run.to_dict("records")]
 
 
 def weight_bytes(model: nn.Module) -> bytes:

@@ -147,7 +147,6 @@ def _train(
     }
     folder = settings.checkpoints(data.key) / run.name / f"seed-{seed}"
     checkpoints = Checkpoints(folder, fingerprint, settings.resume)
-    on_gpu = accelerator.device.type == "cuda"
     history = fit(
         model,
         data,
@@ -156,6 +155,6 @@ def _train(
         seed=seed,
         checkpoints=checkpoints,
         accelerator=accelerator,
-        workers=min(4, os.cpu_count() or 1) if on_gpu else 0,
+        workers=min(4, os.cpu_count() or 1) if accelerator.device.type == "cuda" else 0,
     )
     return model, history

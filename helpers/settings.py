@@ -46,7 +46,9 @@ class Settings:
     home: Path = ROOT
 
     @classmethod
-    def from_environment(cls, profile: str = "auto", dataset: str = "auto", home: Path = ROOT):
+    def from_environment(
+        cls, profile: str = "auto", dataset: str = "auto", home: Path = ROOT
+    ) -> "Settings":
         """Read PROFILE, DATASET, SEED, RESUME and REUSE, which beat the arguments.
 
         Profile "auto" is "full" with a GPU, and "quick" without or on digits. ValueError names a

@@ -48,8 +48,7 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
 
 def set_seed(seed: int, epoch: int = 0, rank: int = 0) -> None:
     """Seed Python, NumPy and torch from (seed, epoch, rank), as at the start of every epoch."""
-    entropy = [seed, epoch, rank] if rank else [seed, epoch]
-    value = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    value = int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
     random.seed(value)
     np.random.seed(value)
     torch.manual_seed(value)
