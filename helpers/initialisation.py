@@ -4,6 +4,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helpers.data import ImageData
+from helpers.recipes import Recipe
+
+
+def start_(model: nn.Module, recipe: Recipe, data: ImageData) -> None:
+    """Give a new network the dropout and the starting weights that the recipe asks for."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) and recipe.dropout is not None:
+            module.p = recipe.dropout
+    if recipe.identity:
+        identity_(model)
+    if recipe.whitened:
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        images = torch.from_numpy(data.train_images[:2_000]).permute(0, 3, 1, 2)
+        whiten_(first, data.normalise(images))
+
 
 @torch.no_grad()
 def whiten_(conv: nn.Conv2d, images: Tensor, epsilon: float = 1e-2) -> None:

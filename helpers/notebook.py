@@ -44,11 +44,13 @@ def set_up(profile: str = "auto", dataset: str = "auto", on_drive: bool = False)
             home = Path("/content/drive/MyDrive") / ROOT.name
     settings = Settings.from_environment(profile, dataset, home)
 
+    import pandas as pd
     import torch
 
     from helpers import devices
     from helpers.results import versions
 
+    pd.options.display.max_colwidth = None  # else what a table says is cut off
     device = devices.accelerator().device
     print("  ".join(f"{name} {version}" for name, version in versions().items()))
     print(f"device: {devices.describe(device)}  precision: {devices.precision(device)}")

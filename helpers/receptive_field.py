@@ -22,7 +22,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution, pooling or linear layer; `source` names the layer whose output it reads.
+    """A convolution, pooling or linear layer; `source` is the layer whose output it reads.
 
     `k` counts the pixels that a kernel spans, d(kernel-1)+1; `jump` is the distance in input
     pixels between neighbouring outputs, `field` the side of the square that one output sees.
@@ -31,7 +31,7 @@ class Layer:
     name: str
     kind: str  # "conv", "pool", "global pool" or "fc"
     module: nn.Module
-    source: str | None
+    source: "Layer | None"
     nin: int
     nout: int
     kernel: int
@@ -47,6 +47,11 @@ class Layer:
         return self.dilation * (self.kernel - 1) + 1
 
     @property
+    def shrinks(self) -> bool:
+        """Its output is a smaller map than its input."""
+        return self.nout < self.nin
+
+    @property
     def is_depthwise(self) -> bool:
         """A convolution of every channel by itself."""
         return self.kind == "conv" and self.module.groups == self.module.in_channels > 1
@@ -55,6 +60,18 @@ class Layer:
     def is_pointwise(self) -> bool:
         """A 1x1 convolution of all channels."""
         return self.kind == "conv" and self.kernel == 1 and self.module.groups == 1
+
+    @property
+    def is_separable(self) -> bool:
+        """The pointwise half of a depthwise separable convolution whose kernel is over 1x1."""
+        return self.is_pointwise and bool(
+            self.source and self.source.is_depthwise and self.source.kernel > 1
+        )
+
+    @property
+    def is_dilated(self) -> bool:
+        """A dilated convolution over 1x1: a kernel of one pixel has nothing to dilate."""
+        return self.kind == "conv" and self.kernel > 1 and self.dilation > 1
 
 
 def _side(module: nn.Module, attribute: str, default: int) -> int:
@@ -75,7 +92,7 @@ def layers(model: nn.Module, image_size: int = 32) -> list[Layer]:
     with torch.no_grad():
         ShapeProp(graph).propagate(torch.zeros(1, 3, image_size, image_size))
     modules, found = dict(graph.named_modules()), []
-    views: dict[fx.Node, tuple[int, int, str | None]] = {}  # jump, field and layer at a node
+    views: dict[fx.Node, tuple[int, int, Layer | None]] = {}  # jump, field and layer at a node
     for node in graph.graph.nodes:
         jump, field, source = max(
             (views[n] for n in node.all_input_nodes), key=lambda v: v[1], default=(1, 1, None)
@@ -102,7 +119,7 @@ def layers(model: nn.Module, image_size: int = 32) -> list[Layer]:
                 field=field + dilation * (kernel - 1) * jump,
             )  # fmt: skip
             found.append(layer)
-            jump, field, source = layer.jump, layer.field, layer.name
+            jump, field, source = layer.jump, layer.field, layer
         views[node] = (jump, field, source)
     return found
 

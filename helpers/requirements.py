@@ -1,8 +1,10 @@
 """What the assignments demand, judged on the network itself and on what its run measured."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -18,28 +20,44 @@ class Network:
     def __init__(self, model: nn.Module):
         self.layers = layers(model)
         self.params = parameter_count(model)
-        poolings = [i for i, layer in enumerate(self.layers) if layer.kind == "global pool"]
-        self.gap = poolings[0] if poolings else len(self.layers)  # everything else is before it
-
-    def where(self, condition: Callable[[Layer], bool]) -> list[Layer]:
-        """The layers that fulfil the condition."""
-        return [layer for layer in self.layers if condition(layer)]
+        # Those before the global pooling and those after it.
+        names = [layer.kind for layer in self.layers] + ["global pool"]
+        pooling = names.index("global pool")
+        self.body, self.head = self.layers[:pooling], self.layers[pooling + 1 :]
 
 
-def _named(found: Iterable[Layer]) -> str:
-    return ", ".join(layer.name for layer in found) or "none"
+def having(
+    condition: Callable[[Layer], bool], least: int = 1, most: float = math.inf
+) -> Callable[[Network], Judgement]:
+    """As many layers as said fulfil the condition; they are named."""
+
+    def check(net: Network) -> Judgement:
+        found = [layer.name for layer in net.layers if condition(layer)]
+        return ", ".join(found) or "none", least <= len(found) <= most
+
+    return check
 
 
 def blocks(net: Network) -> Judgement:
-    """C1-C2-C3-C4-O: convolutions on maps of four sizes, then the output."""
-    sizes = dict.fromkeys(x.nin for x in net.layers[: net.gap] if x.kind == "conv")
+    """C1-C2-C3-C4-O: four blocks of convolutions over 1x1, with the size of their maps.
+
+    What shrinks the maps, or a 1x1 convolution that is no part of a separable one, ends a block.
+    """
+    sizes, ended = [], True
+    for x in net.body:
+        if x.kind == "conv" and x.kernel > 1 and (ended or x.shrinks):
+            sizes.append(x.nout)
+            ended = False
+        elif x.shrinks or (x.is_pointwise and not x.name.startswith("pointwise")):
+            ended = True
     return " -> ".join(f"{size}x{size}" for size in sizes), len(sizes) == 4
 
 
-def three_max_poolings(net: Network) -> Judgement:
-    """Three max poolings, a global one not counted."""
-    found = net.where(lambda x: x.kind == "pool" and isinstance(x.module, nn.MaxPool2d))
-    return f"{len(found)} ({_named(found)})", len(found) == 3
+def strided_or_dilated(net: Network) -> Judgement:
+    """Maps shrink by convolutions whose kernel spans more than a pixel, and by nothing else."""
+    found = [x for x in net.body if x.shrinks]
+    text = ", ".join(f"{x.name} ({x.kernel}x{x.kernel}, {x.nin} -> {x.nout})" for x in found)
+    return text, bool(found) and all(x.kind == "conv" and x.kernel > 1 for x in found)
 
 
 def field_over_44(net: Network) -> Judgement:
@@ -48,29 +66,10 @@ def field_over_44(net: Network) -> Judgement:
     return f"{including} ({before} before the global pooling)", including > 44
 
 
-def separable(net: Network) -> Judgement:
-    """A depthwise convolution over 1x1 whose output a pointwise convolution reads."""
-    read = {x.source for x in net.where(lambda x: x.is_pointwise)}
-    found = net.where(lambda x: x.is_depthwise and x.kernel > 1 and x.name in read)
-    return _named(found), bool(found)
-
-
-def dilated(net: Network) -> Judgement:
-    """A dilated convolution over 1x1: a kernel of one pixel has nothing to dilate."""
-    found = net.where(lambda x: x.kind == "conv" and x.kernel > 1 and x.dilation > 1)
-    return _named(found), bool(found)
-
-
-def global_average(net: Network) -> Judgement:
-    """Global average (not max) pooling."""
-    name = _named(net.layers[net.gap :][:1])
-    return name, name == "gap"
-
-
 def fully_connected(net: Network) -> Judgement:
     """A linear layer or a 1x1 convolution on the pooled features."""
-    after = net.layers[net.gap + 1 :]
-    return _named(after), bool(after) and all(x.kernel == 1 for x in after)
+    names = ", ".join(x.name for x in net.head)
+    return names or "none", bool(net.head) and all(x.kernel == 1 for x in net.head)
 
 
 def params_below(limit: int) -> Callable[[Network], Judgement]:
@@ -83,32 +82,69 @@ def on_gpu(metrics: dict[str, Any]) -> Judgement:
     return metrics["device"], metrics["device_type"] == "cuda"
 
 
-def accuracy(percent: float) -> Callable[[dict[str, Any]], Judgement]:
-    """At least so many % of CIFAR-10's 10,000 test images right after the last epoch."""
+def augmented(metrics: dict[str, Any]) -> Judgement:
+    """Albumentations' flip, shift-scale-rotate, and one 16x16 hole in the data's mean."""
+    steps, hole = metrics["augmentation"], metrics["augmentation"].get("CoarseDropout", {})
+    whole = {"num_holes_range": (1, 1), "hole_height_range": (16, 16), "hole_width_range": (16, 16)}
+    asked = all(tuple(hole.get(name, ())) == value for name, value in whole.items())
+    filled = np.allclose(hole.get("fill", 0), np.multiply(metrics["channel_means"], 255), atol=0.5)
+    text = f"{', '.join(steps)}; hole filled with {hole.get('fill')}"
+    return text, {"HorizontalFlip", "Affine"} <= set(steps) and asked and filled
+
+
+def accuracy(percent: float, params: int | None = None) -> Callable[[dict[str, Any]], Judgement]:
+    """At least so many % of CIFAR-10's 10,000 test images right after the last epoch.
+
+    `params`, where given, is the number that the network's parameters must stay below.
+    """
 
     def check(metrics: dict[str, Any]) -> Judgement:
         reached, images = metrics["test_accuracy"], metrics["test_images"]
         whole = metrics["dataset"] == "CIFAR-10" and images == 10_000
+        small = params is None or metrics["params"] < params
         text = f"{reached:.2f} % of {images:,} ({metrics['dataset']}), epoch {metrics['epochs']}"
-        return text, reached >= percent and whole
+        text += "" if params is None else f"; {metrics['params']:,} parameters"
+        return text, reached >= percent and whole and small
 
     return check
 
 
 S7_NETWORK = {
     "C1-C2-C3-C4-O: four blocks, then the output": blocks,
-    "three max poolings": three_max_poolings,
+    "three max poolings": having(
+        lambda x: x.kind == "pool" and isinstance(x.module, nn.MaxPool2d), 3, 3
+    ),
     "receptive field > 44": field_over_44,
-    "depthwise separable convolution, k > 1": separable,
-    "dilated convolution, k > 1 and d > 1": dilated,
-    "global average pooling": global_average,
+    "depthwise separable convolution, k > 1": having(lambda x: x.is_separable),
+    "dilated convolution, k > 1 and d > 1": having(lambda x: x.is_dilated),
+    "global average pooling": having(lambda x: x.name == "gap"),
     "FC (or 1x1 convolution) after it": fully_connected,
     "< 1M parameters": params_below(1_000_000),
 }
 S7_RUN = {"runs on the GPU": on_gpu, "test accuracy >= 80 %": accuracy(80)}
 
+S9_NETWORK = {
+    "C1-C2-C3-C4-O: four blocks, then the output": blocks,
+    "no pooling but the global one": having(lambda x: x.kind == "pool", 0, 0),
+    "3x3 convolutions of stride 2 (or dilated) in its place": strided_or_dilated,
+    "extra points: shrinks by a dilated kernel": having(lambda x: x.is_dilated and x.shrinks),
+    "receptive field > 44": field_over_44,
+    "depthwise separable convolution, k > 1": having(lambda x: x.is_separable),
+    "bonus: two of them": having(lambda x: x.is_separable, 2),
+    "dilated convolution, k > 1 and d > 1": having(lambda x: x.is_dilated),
+    "global average pooling": having(lambda x: x.name == "gap"),
+    "bonus: FC (or 1x1 convolution) after it": fully_connected,
+    "< 200,000 parameters": params_below(200_000),
+}
+S9_RUN = {
+    "runs on the GPU": on_gpu,
+    "Albumentations: flip, shift-scale-rotate, one 16x16 hole in the mean": augmented,
+    "test accuracy >= 85 %": accuracy(85),
+    "bonus: >= 87 % with < 100,000 parameters": accuracy(87, params=100_000),
+}
+
 # For each notebook: the demands on the network, and those on the run.
-DEMANDS = {"S7": (S7_NETWORK, S7_RUN)}
+DEMANDS = {"S7": (S7_NETWORK, S7_RUN), "S9": (S9_NETWORK, S9_RUN)}
 
 
 def of_network(notebook: str, model: nn.Module) -> pd.DataFrame:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from helpers import devices, initialisation, results, transforms
+from helpers import devices, results, transforms
 from helpers.checkpoints import Checkpoints
 from helpers.data import ImageData
+from helpers.initialisation import start_
 from helpers.models import build
 from helpers.recipes import Recipe
 from helpers.results import Result
@@ -47,12 +47,18 @@ S7_RECIPE = Recipe(
     identity=True,
 )
 S7_DROPOUT_RECIPE = dataclasses.replace(S7_RECIPE, batch_size=128, max_lr=0.1, dropout=0.05)
+S9_RECIPE = dataclasses.replace(
+    S7_RECIPE, epochs=50, batch_size=128, max_lr=0.1, peak_epoch=10, dropout=0.0
+)
+COMPACT_RECIPE = dataclasses.replace(S9_RECIPE, max_lr=0.2)
 
 RUNS = {
     run.name: run
     for run in (
         Run("S7/s7", "s7", transforms.flip_and_shift, S7_RECIPE, 86.88),
         Run("S7/s7_dropout", "s7_dropout", transforms.flip_and_shift, S7_DROPOUT_RECIPE, 82.93),
+        Run("S9/s9", "s9", transforms.flip_shift_scale_rotate_and_hole, S9_RECIPE, 85.22),
+        Run("S9/compact", "compact", transforms.flip_shift_scale_rotate_and_hole, COMPACT_RECIPE),
     )
 }
 
@@ -98,6 +104,8 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
         of_seed = {k: v for k, v in measured.items() if k.startswith("test_accuracy")}
         accuracies.insert(0, {"seed": seed, **of_seed})
     tests = [accuracy["test_accuracy"] for accuracy in accuracies]
+    means = data.statistics[0]
+    steps = run.transform(means).to_dict()["transform"]["transforms"]
     metrics = {
         "notebook": run.name.split("/")[0],
         "net": run.net,
@@ -105,6 +113,8 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
         "batch_size": recipe.batch_size,
         "optimizer": recipe.optimizer,
         "recipe": dataclasses.asdict(recipe) | {"transform": run.transform.__name__},
+        "augmentation": {step.pop("__class_fullname__"): step for step in steps},
+        "channel_means": means.tolist(),
         "seed": settings.seed,
         **measured,
         "published_test_accuracy": run.published,
@@ -125,15 +135,7 @@ def _train(
 ) -> tuple[nn.Module, History]:
     set_seed(seed)
     model = build(run.net)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout) and run.recipe.dropout is not None:
-            module.p = run.recipe.dropout
-    if run.recipe.identity:
-        initialisation.identity_(model)
-    if run.recipe.whitened:
-        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-        images = torch.from_numpy(data.train_images[:2_000]).permute(0, 3, 1, 2)
-        initialisation.whiten_(first, data.normalise(images))
+    start_(model, run.recipe, data)
     transform = run.transform(data.statistics[0])
     fingerprint = {
         "run": run.name,

@@ -23,3 +23,32 @@ def flip_and_shift(mean: np.ndarray) -> A.Compose:
             A.RandomCrop(32, 32),
         ]
     )
+
+
+def flip_shift_scale_rotate_and_hole(mean: np.ndarray) -> A.Compose:
+    """S9: mirror half of the images; shift, scale and rotate half; cut a hole into half.
+
+    By up to 2 pixels, 10 % and 10 degrees, the border mirrored. The hole is one square of 16x16
+    pixels inside the image, in the colour of the mean.
+    """
+    fill = tuple(np.rint(255 * mean).astype(int).tolist())
+    return A.Compose(
+        [
+            A.HorizontalFlip(p=0.5),
+            A.Affine(
+                scale=(0.9, 1.1),
+                keep_ratio=True,
+                translate_px=(-2, 2),  # a percentage would be rounded towards nothing
+                rotate=(-10, 10),
+                border_mode=cv2.BORDER_REFLECT_101,
+                p=0.5,
+            ),
+            A.CoarseDropout(
+                num_holes_range=(1, 1),
+                hole_height_range=(16, 16),
+                hole_width_range=(16, 16),
+                fill=fill,
+                p=0.5,
+            ),
+        ]
+    )

@@ -48,6 +48,50 @@ def test_stages_of_s10():
     }
 
 
+def test_compact_has_the_parts_that_are_asked_for():
+    layers = receptive_field.layers(build("compact"))
+    pools = [layer.name for layer in layers if "pool" in layer.kind]
+    assert pools == ["gap"]
+    assert layers[-1].kind == "fc"
+    assert sum(layer.is_separable for layer in layers) >= 6
+    before, _ = receptive_field.receptive_field(layers)
+    assert before > 44
+
+
+def test_transitions_of_compact():
+    model = build("compact").eval()
+    first, second, third = (getattr(model, f"transition{i}")[0] for i in (1, 2, 3))
+    assert first.kernel_size == (1, 1)
+    assert first.stride == (1, 1)
+    assert second.kernel_size == (3, 3)
+    assert second.dilation > (1, 1)
+    assert third.stride == (2, 2)
+    assert third.kernel_size == (3, 3)
+    shapes = {}
+    for name, module in model.named_children():
+        module.register_forward_hook(
+            lambda _module, _input, output, name=name: shapes.update({name: output.shape[-1]})
+        )
+    model(torch.zeros(1, 3, 32, 32))
+    sizes = [shapes[f"{part}{i}"] for i in (1, 2, 3) for part in ("block", "transition")]
+    assert sizes == [32, 32, 32, 16, 16, 8]
+
+
+def test_downsampling_of_compact_reads_every_pixel_and_that_of_s9_a_quarter():
+    def share(conv):
+        maps = torch.rand(1, conv.in_channels, 32, 32, requires_grad=True)
+        conv(maps).sum().backward()
+        return (maps.grad.abs().sum(dim=1) > 0).float().mean().item()
+
+    compact, s9 = build("compact"), build("s9")
+    assert share(compact.transition2[0]) == share(compact.transition3[0]) == 1
+    strided = [m for m in s9.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
+    assert [share(conv) for conv in strided] == [0.25] * 3
+    blind = copy.deepcopy(compact.transition2[0])
+    blind.dilation, blind.padding = (2, 2), (2, 2)
+    assert share(blind) == 0.25  # what dilation 2 would read with stride 2
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_mult_adds_and_fields(name):
     model = build(name)

@@ -12,9 +12,10 @@ from helpers.settings import ROOT
 MODULES = sorted((ROOT / "helpers").rglob("*.py"))
 # From the ground up: a module imports from those before it only.
 ORDER = [
-    "settings", "downloads", "data", "batches", "transforms", "models", "initialisation",
-    "receptive_field", "summary", "requirements", "devices", "evaluation", "checkpoints", "recipes",
-    "training", "results", "runs", "plots", "verification", "reporting", "notebook", "__main__",
+    "settings", "downloads", "data", "batches", "transforms", "models", "recipes",
+    "initialisation", "receptive_field", "summary", "requirements", "devices", "evaluation",
+    "checkpoints", "training", "results", "runs", "plots", "verification", "reporting", "notebook",
+    "__main__",
 ]  # fmt: skip
 
 

@@ -34,6 +34,54 @@ def test_flip_and_shift_mirrors_half_and_shifts_by_up_to_two():
     assert {down for _, down, _ in seen} == {right for _, _, right in seen} == {-2, -1, 0, 1, 2}
 
 
+def holes(transform, images=400):
+    """The (rows, columns, colours) of what was cut out of plain white images; None if nothing."""
+    transform.set_random_seed(0)
+    found = []
+    for _ in range(images):
+        image = transform(image=np.full((32, 32, 3), 255, np.uint8))["image"]
+        rows, columns = np.nonzero((image != 255).any(axis=-1))
+        colours = {tuple(pixel) for pixel in image[rows, columns].tolist()}
+        found.append((rows, columns, colours) if len(rows) else None)
+    return found
+
+
+def test_the_hole_is_one_square_of_16_pixels_in_the_mean():
+    found = holes(transforms.flip_shift_scale_rotate_and_hole(MEAN))
+    cut = [hole for hole in found if hole]
+    assert 150 < len(cut) < 250  # one image in two
+    for rows, columns, colours in cut:
+        assert len(rows) == 16 * 16
+        assert np.ptp(rows) == np.ptp(columns) == 15
+        assert colours == {(125, 123, 114)}
+    assert len({(rows.min(), columns.min()) for rows, columns, _ in cut}) > 50
+
+
+def test_shift_scale_rotate_moves_by_no_more_than_it_says():
+    transform = transforms.flip_shift_scale_rotate_and_hole(MEAN)
+    transform.set_random_seed(0)
+    image = 8 * position_image()  # in eighths of a pixel
+    image[..., 2] = 0  # the hole's blue is 114
+    shifts, sizes, angles, mirrored = [], [], [], []
+    for _ in range(800):
+        middle = transform(image=image)["image"][10:22, 10:22].astype(float)
+        if middle[..., 2].any():
+            continue  # the hole is in the way
+        middle = middle[..., :2] / 8
+        down = (middle[-1] - middle[0]).mean(axis=0) / 11  # what a step down moves in the original
+        mirrored.append(middle[0, 0, 1] > middle[0, -1, 1])
+        sizes.append(np.hypot(*down))
+        angles.append(np.degrees(np.arctan2(down[1], down[0])))
+        shifts.append(np.abs(middle.mean(axis=(0, 1)) - 15.5).max())
+    assert len(sizes) > 300
+    assert 0.4 < np.mean(mirrored) < 0.6
+    untouched = [size == 1 and angle == 0 for size, angle in zip(sizes, angles, strict=True)]
+    assert 0.4 < np.mean(untouched) < 0.6
+    assert 1 / 1.12 < min(sizes) < 0.95 < 1.05 < max(sizes) < 1 / 0.88
+    assert 8 < max(np.abs(angles)) < 11
+    assert 1.5 < max(shifts) < 2.6
+
+
 def test_in_a_notebook_an_argument_that_the_library_does_not_know_is_an_error():
     with warnings.catch_warnings():
         warnings.resetwarnings()

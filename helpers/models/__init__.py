@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from helpers.models.compact import Compact
 from helpers.models.resnet18 import ResNet18
 from helpers.models.s7 import S7
 from helpers.models.s7_dropout import S7Dropout
@@ -15,6 +16,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "s7": S7,
     "s7_dropout": S7Dropout,
     "s9": S9,
+    "compact": Compact,
     "s10": CustomResNet,
     "resnet18": ResNet18,
 }
