@@ -21,14 +21,11 @@ from helpers.runs import RUNS
 from helpers.settings import FULL, ROOT, Settings
 from helpers.training import fit, set_seed
 
-# Widths and depths of the blocks, dilation of transition 2; all are below 100,000 parameters.
-SHAPES = {
-    "(48, 80, 128), (2, 3, 2)": Compact,
-    "the same, dilation 2": lambda: Compact(dilation=2),
-    "more at 16x16": lambda: Compact((48, 80, 96), (3, 5, 2)),
-    "narrower and deeper": lambda: Compact((40, 80, 104), (3, 4, 3)),
-    "less at 32x32, more at 8x8": lambda: Compact((48, 80, 112), (1, 3, 3)),
-    "wider at 32x32": lambda: Compact((64, 80, 112), (1, 3, 2)),
+SHAPES = {  # all have fewer than 100,000 parameters
+    "first draft": {"widths": (48, 80, 128), "depths": (2, 3, 2), "dilation": 3},
+    "the same, dilation 2": {"widths": (48, 80, 128), "depths": (2, 3, 2), "dilation": 2},
+    "more at 16x16": {"widths": (48, 80, 96), "depths": (3, 5, 2), "dilation": 3},
+    "narrower and deeper: compact": {"widths": (40, 80, 104), "depths": (3, 4, 3), "dilation": 3},
 }
 TABLE = ROOT / "results" / "S9" / "shapes.csv"
 
@@ -38,18 +35,19 @@ def main(seed: int = 0) -> None:
     images = data.load(Settings(FULL, "cifar10"), validation=True).first(10_000)
     run = RUNS["S9/compact"]
     recipe = dataclasses.replace(run.recipe, epochs=8, peak_epoch=2)
-    for shape, make in SHAPES.items():
-        table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["shape", "seed"])
-        if ((table["shape"] == shape) & (table["seed"] == seed)).any():
+    for name, shape in SHAPES.items():
+        table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["name", "seed"])
+        if ((table["name"] == name) & (table["seed"] == seed)).any():
             continue
-        print(f"\n{shape}, seed {seed}")
+        print(f"\n{name}, seed {seed}")
         set_seed(seed)
-        model = make()
+        model = Compact(**shape)
         start_(model, recipe, images)
         history = fit(model, images, run.transform(images.statistics[0]), recipe, seed=seed)
         before, _ = receptive_field.receptive_field(receptive_field.layers(model))
         row = {
-            "shape": shape,
+            "name": name,
+            **{key: str(value) for key, value in shape.items()},
             "seed": seed,
             "parameters": summary.parameter_count(model),
             "million mult-adds": round(summary.mult_adds(model) / 1e6, 1),

@@ -62,10 +62,6 @@ class AugmentedImages(Dataset):
         return torch.from_numpy(images).permute(0, 3, 1, 2), self.labels[batch.indices]
 
 
-def _unchanged(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return batch
-
-
 def train_loader(
     data: ImageData, transform: Callable | None, sampler: BatchSampler, workers: int = 0
 ) -> DataLoader:
@@ -74,10 +70,6 @@ def train_loader(
 
     cv2.setNumThreads(0)  # on 32x32 pixels, threads cost more than they bring
     dataset = AugmentedImages(data.train_images, data.train_labels, transform)
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=_unchanged,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-    )
+    options = {"batch_sampler": sampler, "collate_fn": tuple}  # the batches as they are
+    on_gpu = torch.cuda.is_available()
+    return DataLoader(dataset, **options, num_workers=workers, pin_memory=on_gpu)

@@ -4,6 +4,7 @@ Nothing heavy is imported before `set_up` has made sure, in Colab, that it is th
 """
 
 import importlib.util
+import io
 import logging
 import os
 import re
@@ -73,11 +74,12 @@ def show(figure: "Figure", path: Path) -> "Image":
     """Write a figure as a PNG file and return it for the notebook to show, the same picture."""
     from IPython.display import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
-    return Image(path)
+    from helpers.results import write
+
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write(path, picture.getvalue())
+    return Image(picture.getvalue())
 
 
 def download(settings: Settings, dataset: str, notebook: str) -> None:

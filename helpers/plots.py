@@ -31,27 +31,14 @@ def class_counts(train: np.ndarray, test: np.ndarray, classes: Sequence[str], ti
 
 def gallery(images: np.ndarray, captions: Sequence[str], title: str, columns: int = 5) -> Figure:
     """Images (N, H, W, 3), uint8 or floats in [0, 1], in rows, each under its caption."""
-    rows = -(-len(images) // columns)
-    size = 1.9 * columns, 0.6 + 2.2 * rows
+    rows, side = -(-len(images) // columns), 9.5 / columns
+    size = 9.5, 0.6 + rows * (side + (0.3 if any(captions) else 0))
     figure, axes = _figure(*size, title, nrows=rows, ncols=columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, caption in zip(axes.flat, images, captions, strict=False):
         axis.imshow(image)
         axis.set_title(caption, fontsize=9)
-    return figure
-
-
-def augmented(images: np.ndarray, copies: Sequence[np.ndarray], title: str) -> Figure:
-    """A row of images (N, H, W, 3) uint8 and, below them, rows of augmented copies."""
-    rows = [images, *copies]
-    size = 1.1 * len(images) + 0.4, 1.15 * len(rows) + 0.5
-    figure, axes = _figure(*size, title, nrows=len(rows), ncols=len(images), squeeze=False)
-    for number, row in enumerate(rows):
-        axes[number, 0].set_ylabel(f"copy {number}" if number else "original")
-        for axis, image in zip(axes[number], row, strict=True):
-            axis.imshow(image)
-            axis.set(xticks=[], yticks=[])
     return figure
 
 

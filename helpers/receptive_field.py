@@ -10,14 +10,8 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
-KINDS = {
-    nn.Conv2d: "conv",
-    nn.Linear: "fc",
-    nn.MaxPool2d: "pool",
-    nn.AvgPool2d: "pool",
-    nn.AdaptiveAvgPool2d: "pool",
-    nn.AdaptiveMaxPool2d: "pool",
-}
+POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
+KINDS = {nn.Conv2d: "conv", nn.Linear: "fc", **dict.fromkeys(POOLINGS, "pool")}
 
 
 @dataclass(frozen=True)

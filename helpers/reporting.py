@@ -24,31 +24,29 @@ def kept(results: Path) -> dict[str, dict[str, Any]]:
 
 def table(runs: dict[str, dict[str, Any]]) -> str:
     """The runs as a Markdown table."""
-    head = "run|parameters|mult-adds|receptive field|epochs|test accuracy|published|with flip TTA"
-    head += "|seeds|training|device"
-    lines = [head.split("|"), ["---"] * (head.count("|") + 1)]
-    for name, m in runs.items():
-        field = m["receptive_field"]
-        lines.append(
-            [
-                name if m["dataset"] == "CIFAR-10" else f"{name}, {m['dataset']}",
-                f"{m['params']:,}",
-                f"{m['mult_adds'] / 1e6:.2f} M",
-                f"{field['before_pooling']} / {field['including_pooling']}",
-                str(m["epochs"]),
-                f"**{m['test_accuracy']:.2f} %**",
-                _percent(m["published_test_accuracy"] if m["dataset"] == "CIFAR-10" else None),
-                _percent(m["test_accuracy_flip_tta"]),
-                _seeds(m),
-                f"{m['wall_seconds'] / 60:.1f} min, {m['precision']}",
-                m["device"],
-            ]
-        )
+    rows = [
+        {
+            "run": name if m["dataset"] == "CIFAR-10" else f"{name}, {m['dataset']}",
+            "parameters": f"{m['params']:,}",
+            "mult-adds": f"{m['mult_adds'] / 1e6:.2f} M",
+            "receptive field": " / ".join(str(field) for field in m["receptive_field"].values()),
+            "epochs": str(m["epochs"]),
+            "test accuracy": f"**{m['test_accuracy']:.2f} %**",
+            "published": _published(m),
+            "with flip TTA": f"{m['test_accuracy_flip_tta']:.2f} %",
+            "seeds": _seeds(m),
+            "training": f"{m['wall_seconds'] / 60:.1f} min, {m['precision']}",
+            "device": m["device"],
+        }
+        for name, m in runs.items()
+    ]
+    lines = [rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} %"
+def _published(metrics: dict[str, Any]) -> str:
+    known = metrics["published_test_accuracy"] and metrics["dataset"] == "CIFAR-10"
+    return f"{metrics['published_test_accuracy']:.2f} %" if known else "-"
 
 
 def _seeds(metrics: dict[str, Any]) -> str:

@@ -37,20 +37,14 @@ class Run:
 
 
 S7_RECIPE = Recipe(
-    epochs=10,
-    batch_size=256,
-    max_lr=0.3,
-    peak_epoch=2.5,
-    weight_decay=5e-4,
-    label_smoothing=0.1,
-    whitened=True,
-    identity=True,
-)
+    epochs=10, batch_size=256, max_lr=0.3, peak_epoch=2.5, weight_decay=5e-4, label_smoothing=0.1,
+    whitened=True, identity=True,
+)  # fmt: skip
 S7_DROPOUT_RECIPE = dataclasses.replace(S7_RECIPE, batch_size=128, max_lr=0.1, dropout=0.05)
 S9_RECIPE = dataclasses.replace(
     S7_RECIPE, epochs=50, batch_size=128, max_lr=0.1, peak_epoch=10, dropout=0.0
 )
-COMPACT_RECIPE = dataclasses.replace(S9_RECIPE, max_lr=0.2)
+COMPACT_RECIPE = dataclasses.replace(S9_RECIPE, epochs=45, max_lr=0.2, peak_epoch=9)
 
 RUNS = {
     run.name: run
@@ -102,16 +96,14 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
         model = results.with_weights(run.net, results.weight_bytes(model)).to(accelerator.device)
         measured, logits = results.measure(model, data)
         of_seed = {k: v for k, v in measured.items() if k.startswith("test_accuracy")}
-        accuracies.insert(0, {"seed": seed, **of_seed})
+        accuracies.insert(0, {"seed": seed} | of_seed)
     tests = [accuracy["test_accuracy"] for accuracy in accuracies]
     means = data.statistics[0]
     steps = run.transform(means).to_dict()["transform"]["transforms"]
     metrics = {
         "notebook": run.name.split("/")[0],
         "net": run.net,
-        "epochs": recipe.epochs,
-        "batch_size": recipe.batch_size,
-        "optimizer": recipe.optimizer,
+        **{name: getattr(recipe, name) for name in ("epochs", "batch_size", "optimizer")},
         "recipe": dataclasses.asdict(recipe) | {"transform": run.transform.__name__},
         "augmentation": {step.pop("__class_fullname__"): step for step in steps},
         "channel_means": means.tolist(),

@@ -54,11 +54,12 @@ class Settings:
         Profile "auto" is "full" with a GPU, and "quick" without or on digits. ValueError names a
         variable whose value is not allowed, and what is.
         """
-        chosen = {name: value for name, value in os.environ.items() if value}
-        name = one_of("PROFILE", chosen.get("PROFILE", profile), ("auto", *PROFILES))
-        datasets = ("auto", "cifar10", "digits")
-        dataset = one_of("DATASET", chosen.get("DATASET", dataset), datasets)
-        seed = chosen.get("SEED", "0")
+        given = os.environ.get
+        name = one_of("PROFILE", given("PROFILE") or profile, ("auto", *PROFILES))
+        dataset = one_of("DATASET", given("DATASET") or dataset, ("auto", "cifar10", "digits"))
+        resume = one_of("RESUME", given("RESUME") or "1", ("0", "1"))
+        reuse = one_of("REUSE", given("REUSE") or "0", ("0", "1"))
+        seed = given("SEED") or "0"
         if not seed.isdecimal():
             raise ValueError(f"SEED={seed} is not a whole number from 0 on")
         if name == "auto":
@@ -68,14 +69,8 @@ class Settings:
             name = "full" if gpu and dataset != "digits" else "quick"
         if name == "full" and dataset == "digits":
             raise ValueError("PROFILE=full is about CIFAR-10; take quick or smoke for the digits")
-        return cls(
-            profile=PROFILES[name],
-            dataset="cifar10" if name == "full" else dataset,  # nothing may stand in for it
-            seed=int(seed),
-            resume=one_of("RESUME", chosen.get("RESUME", "1"), ("0", "1")) == "1",
-            reuse=one_of("REUSE", chosen.get("REUSE", "0"), ("0", "1")) == "1",
-            home=home,
-        )
+        dataset = "cifar10" if name == "full" else dataset  # nothing may stand in for it
+        return cls(PROFILES[name], dataset, int(seed), resume == "1", reuse == "1", home)
 
     def results(self, dataset: str) -> Path:
         """The folder of results: `results/` for all of CIFAR-10, else one that git ignores."""

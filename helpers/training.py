@@ -21,7 +21,7 @@ from helpers.batches import BatchSampler, train_loader
 from helpers.checkpoints import Checkpoints
 from helpers.data import ImageData
 from helpers.evaluation import check_test_set, predict
-from helpers.recipes import Recipe, make_average, make_optimizer, make_schedule
+from helpers.recipes import Recipe, make_optimizer, make_schedule
 
 
 @dataclass
@@ -65,7 +65,7 @@ def fit(
     accelerator: Accelerator | None = None,
     workers: int = 0,
 ) -> History:
-    """Train the network in place, up to the last epoch's weights (averaged, if the recipe says).
+    """Train the network in place, up to the last epoch's weights.
 
     Each epoch prints a line and leaves a checkpoint; what is there already is continued. Order,
     augmentation and dropout follow from (seed, epoch), whatever came before. `transform` augments
@@ -81,12 +81,10 @@ def fit(
     sampler = BatchSampler(len(data.train_labels), recipe.batch_size, seed, rank, processes)
     loader = train_loader(data, transform, sampler, workers)
     network = model.to(accelerator.device, memory_format=torch.channels_last)
-    averaged = make_average(network, recipe.averaging) if recipe.averaging else None
     optimizer = make_optimizer(network, recipe)
     schedule = make_schedule(optimizer, recipe, len(loader))
     model, optimizer = accelerator.prepare(network, optimizer)
     parts = {"model": network, "optimizer": optimizer, "schedule": schedule}
-    parts |= {"averaged": averaged} if averaged else {}
     parts |= {"scaler": accelerator.scaler} if accelerator.scaler else {}
     history = _continue(checkpoints, parts, accelerator)
     for row in history.rows:
@@ -114,8 +112,6 @@ def fit(
             if len(history.learning_rates) < schedule.total_steps:
                 # Once a batch, always: Accelerate's own would skip a step where loss scaling did.
                 schedule.step()
-            if averaged:
-                averaged.update_parameters(network)
             totals += _sums(logits.detach(), labels)
         train_loss, train_accuracy, seen = _means(totals, accelerator)
         trained = time.perf_counter()
@@ -124,8 +120,7 @@ def fit(
                 f"the training loss is {train_loss} in epoch {epoch}: training has diverged; "
                 f"try a learning rate below {recipe.max_lr}"
             )
-        totals = _test(averaged.module if averaged else network, data, accelerator)
-        test_loss, test_accuracy, _ = _means(totals, accelerator)
+        test_loss, test_accuracy, _ = _means(_test(network, data, accelerator), accelerator)
         row = {
             "epoch": epoch,
             "learning_rate": history.learning_rates[-1],
@@ -144,8 +139,6 @@ def fit(
 
     for wrapper in ("forward", "_original_forward"):  # mixed precision's, put on by Accelerate
         vars(network).pop(wrapper, None)
-    if averaged:
-        network.load_state_dict(averaged.module.state_dict())
     return history
 
 

@@ -36,19 +36,13 @@ def flip_shift_scale_rotate_and_hole(mean: np.ndarray) -> A.Compose:
         [
             A.HorizontalFlip(p=0.5),
             A.Affine(
-                scale=(0.9, 1.1),
-                keep_ratio=True,
                 translate_px=(-2, 2),  # a percentage would be rounded towards nothing
-                rotate=(-10, 10),
-                border_mode=cv2.BORDER_REFLECT_101,
-                p=0.5,
+                scale=(0.9, 1.1), keep_ratio=True, rotate=(-10, 10),
+                border_mode=cv2.BORDER_REFLECT_101, p=0.5,
             ),
             A.CoarseDropout(
-                num_holes_range=(1, 1),
-                hole_height_range=(16, 16),
-                hole_width_range=(16, 16),
-                fill=fill,
-                p=0.5,
+                num_holes_range=(1, 1), hole_height_range=(16, 16), hole_width_range=(16, 16),
+                fill=fill, p=0.5,
             ),
         ]
-    )
+    )  # fmt: skip

@@ -31,12 +31,12 @@ class Compact(nn.Module):
 
     def __init__(
         self,
-        widths: tuple[int, int, int] = (48, 80, 128),
-        depths: tuple[int, int, int] = (2, 3, 2),
+        widths: tuple[int, int, int] = (40, 80, 104),
+        depths: tuple[int, int, int] = (3, 4, 3),
         dilation: int = 3,
     ) -> None:
         super().__init__()
-        conv = Conv2dNormActivation  # without bias, batch normalisation, ReLU
+        conv = Conv2dNormActivation  # no bias; batch normalisation, ReLU
         self.block1 = nn.Sequential(conv(3, 32), conv(32, widths[0]))
         self.transition1 = conv(widths[0], widths[0], kernel_size=1)
         self.block2 = nn.Sequential(*(Residual(widths[0]) for _ in range(depths[0])))

@@ -1,6 +1,7 @@
 """The S7 network of seed document 000: 439,808 parameters, receptive field 74 / 98."""
 
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
 
 class DepthwiseSeparableConv(nn.Module):
@@ -18,20 +19,6 @@ class DepthwiseSeparableConv(nn.Module):
         return self.pointwise(self.depthwise(x))
 
 
-def conv(
-    in_channels: int, out_channels: int, kernel: int = 3, dilation: int = 1
-) -> list[nn.Module]:
-    """Convolution (no bias, size kept), batch normalisation, ReLU."""
-    padding = dilation * (kernel - 1) // 2
-    return [
-        nn.Conv2d(
-            in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False
-        ),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
-    ]
-
-
 class S7(nn.Module):
     """Four blocks, three max poolings between them, global average pooling, 1x1 convolution.
 
@@ -41,17 +28,18 @@ class S7(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        conv = Conv2dNormActivation  # size kept, no bias; batch normalisation, ReLU
         self.block1 = nn.Sequential(
-            *conv(3, 64), *conv(64, 64), *conv(64, 128), *conv(128, 64, kernel=1), nn.MaxPool2d(2)
+            conv(3, 64), conv(64, 64), conv(64, 128), conv(128, 64, kernel_size=1), nn.MaxPool2d(2)
         )
         self.block2 = nn.Sequential(
-            *conv(64, 64), *conv(64, 128, dilation=2), *conv(128, 64, kernel=1), nn.MaxPool2d(2)
+            conv(64, 64), conv(64, 128, dilation=2), conv(128, 64, kernel_size=1), nn.MaxPool2d(2)
         )
         self.block3 = nn.Sequential(
-            *conv(64, 64), *conv(64, 128), *conv(128, 64, kernel=1), nn.MaxPool2d(2)
+            conv(64, 64), conv(64, 128), conv(128, 64, kernel_size=1), nn.MaxPool2d(2)
         )
         self.block4 = nn.Sequential(
-            DepthwiseSeparableConv(64, 64), nn.BatchNorm2d(64), nn.ReLU(), *conv(64, 128)
+            DepthwiseSeparableConv(64, 64), nn.BatchNorm2d(64), nn.ReLU(), conv(64, 128)
         )
         self.gap = nn.AdaptiveAvgPool2d(1)
         self.output = nn.Conv2d(128, 10, 1, bias=False)
