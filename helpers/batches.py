@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -66,10 +67,8 @@ def train_loader(
     data: ImageData, transform: Callable | None, sampler: BatchSampler, workers: int = 0
 ) -> DataLoader:
     """A loader of the sampler's batches, augmented; set `sampler.epoch` before each epoch."""
-    import cv2
-
     cv2.setNumThreads(0)  # on 32x32 pixels, threads cost more than they bring
     dataset = AugmentedImages(data.train_images, data.train_labels, transform)
     options = {"batch_sampler": sampler, "collate_fn": tuple}  # the batches as they are
-    on_gpu = torch.cuda.is_available()
-    return DataLoader(dataset, **options, num_workers=workers, pin_memory=on_gpu)
+    options |= {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
+    return DataLoader(dataset, **options)

@@ -30,9 +30,8 @@ class Checkpoints:
             state = torch.load(newest / "state.pt", map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in many ways, all to one end
             return self._set_aside(f"it cannot be read ({error})")
-        names = sorted({*theirs, *self.fingerprint})
-        other = [name for name in names if theirs.get(name) != self.fingerprint.get(name)]
-        if other:
+        ours = self.fingerprint
+        if other := [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]:
             return self._set_aside(f"it is of another {', another '.join(other)}")
         return state if self.resume else self._set_aside("RESUME=0 asks for a fresh start")
 

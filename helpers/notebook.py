@@ -13,13 +13,11 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from IPython.display import Image
+from matplotlib.figure import Figure
 
 from helpers.settings import FULL, ROOT, Settings
-
-if TYPE_CHECKING:
-    from IPython.display import Image
-    from matplotlib.figure import Figure
 
 IN_COLAB = "google.colab" in sys.modules
 # What Colab lacks. It is installed without dependencies, so that nothing Colab brings is replaced.
@@ -70,10 +68,8 @@ def _install_missing() -> None:
         subprocess.run(command, check=True)
 
 
-def show(figure: "Figure", path: Path) -> "Image":
+def show(figure: Figure, path: Path) -> Image:
     """Write a figure as a PNG file and return it for the notebook to show, the same picture."""
-    from IPython.display import Image
-
     from helpers.results import write
 
     picture = io.BytesIO()

@@ -19,12 +19,12 @@ def _figure(width: float, height: float, title: str, **grid):
 def class_counts(train: np.ndarray, test: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """How many training and test images each class has, from labels (N,)."""
     figure, axis = _figure(9, 4, title)
-    places = np.arange(len(classes))
-    for shift, labels, colour, name in ((-0.2, train, BLUE, "train"), (0.2, test, ORANGE, "test")):
-        bars = axis.bar(places + shift, np.bincount(labels), 0.4, color=colour, label=name)
+    edges = np.arange(len(classes) + 1) - 0.5
+    _, _, parts = axis.hist([train, test], edges, color=[BLUE, ORANGE], label=["train", "test"])
+    for bars in parts:
         axis.bar_label(bars, fontsize=7)
     axis.set(xlabel="class", ylabel="images")
-    axis.set_xticks(places, classes)
+    axis.set_xticks(range(len(classes)), classes)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -45,11 +45,10 @@ def gallery(images: np.ndarray, captions: Sequence[str], title: str, columns: in
 def curves(history: History, title: str) -> Figure:
     """Loss and accuracy of every epoch, training and test."""
     figure, axes = _figure(10, 4, title, ncols=2)
+    epochs = [row["epoch"] for row in history.rows]
     for axis, key, unit in zip(axes, ("loss", "accuracy"), ("cross-entropy", "%"), strict=True):
         for part, colour, style in (("train", BLUE, "o--"), ("test", ORANGE, "o-")):
-            epochs, values = zip(
-                *((row["epoch"], row[f"{part}_{key}"]) for row in history.rows), strict=True
-            )
+            values = [row[f"{part}_{key}"] for row in history.rows]
             axis.plot(epochs, values, style, color=colour, markersize=3, label=part)
         axis.set(xlabel="epoch", ylabel=f"{key} ({unit})", title=key.capitalize())
         axis.xaxis.get_major_locator().set_params(integer=True)

@@ -29,10 +29,10 @@ class Network:
 def having(
     condition: Callable[[Layer], bool], least: int = 1, most: float = math.inf
 ) -> Callable[[Network], Judgement]:
-    """As many layers as said fulfil the condition; they are named."""
+    """As many layers as said fulfil the condition; they are named (separable ones by the first)."""
 
     def check(net: Network) -> Judgement:
-        found = [layer.name for layer in net.layers if condition(layer)]
+        found = [(x.source if x.is_separable else x).name for x in net.layers if condition(x)]
         return ", ".join(found) or "none", least <= len(found) <= most
 
     return check

@@ -65,8 +65,7 @@ class Settings:
         if name == "auto":
             import torch  # here, so that --help need not wait for it
 
-            gpu = torch.cuda.is_available()
-            name = "full" if gpu and dataset != "digits" else "quick"
+            name = "full" if torch.cuda.is_available() and dataset != "digits" else "quick"
         if name == "full" and dataset == "digits":
             raise ValueError("PROFILE=full is about CIFAR-10; take quick or smoke for the digits")
         dataset = "cifar10" if name == "full" else dataset  # nothing may stand in for it

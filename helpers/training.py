@@ -1,13 +1,13 @@
 """The training loop."""
 
 import math
-import random
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import accelerate.utils
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -48,10 +48,8 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
 
 def set_seed(seed: int, epoch: int = 0, rank: int = 0) -> None:
     """Seed Python, NumPy and torch from (seed, epoch, rank), as at the start of every epoch."""
-    value = int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
-    random.seed(value)
-    np.random.seed(value)
-    torch.manual_seed(value)
+    value = np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]
+    accelerate.utils.set_seed(int(value))
 
 
 def fit(

@@ -16,13 +16,8 @@ import cv2
 
 def flip_and_shift(mean: np.ndarray) -> A.Compose:
     """S7: mirror half of the images, shift all by up to 2 pixels (the border mirrored)."""
-    return A.Compose(
-        [
-            A.HorizontalFlip(p=0.5),
-            A.Pad(padding=2, border_mode=cv2.BORDER_REFLECT_101),
-            A.RandomCrop(32, 32),
-        ]
-    )
+    pad = A.Pad(padding=2, border_mode=cv2.BORDER_REFLECT_101)
+    return A.Compose([A.HorizontalFlip(p=0.5), pad, A.RandomCrop(32, 32)])
 
 
 def flip_shift_scale_rotate_and_hole(mean: np.ndarray) -> A.Compose:
@@ -31,18 +26,13 @@ def flip_shift_scale_rotate_and_hole(mean: np.ndarray) -> A.Compose:
     By up to 2 pixels, 10 % and 10 degrees, the border mirrored. The hole is one square of 16x16
     pixels inside the image, in the colour of the mean.
     """
-    fill = tuple(np.rint(255 * mean).astype(int).tolist())
-    return A.Compose(
-        [
-            A.HorizontalFlip(p=0.5),
-            A.Affine(
-                translate_px=(-2, 2),  # a percentage would be rounded towards nothing
-                scale=(0.9, 1.1), keep_ratio=True, rotate=(-10, 10),
-                border_mode=cv2.BORDER_REFLECT_101, p=0.5,
-            ),
-            A.CoarseDropout(
-                num_holes_range=(1, 1), hole_height_range=(16, 16), hole_width_range=(16, 16),
-                fill=fill, p=0.5,
-            ),
-        ]
+    affine = A.Affine(
+        translate_px=(-2, 2),  # a percentage would be rounded towards nothing
+        scale=(0.9, 1.1), keep_ratio=True, rotate=(-10, 10),
+        border_mode=cv2.BORDER_REFLECT_101, p=0.5,
     )  # fmt: skip
+    hole = A.CoarseDropout(
+        num_holes_range=(1, 1), hole_height_range=(16, 16), hole_width_range=(16, 16),
+        fill=tuple(np.rint(255 * mean).astype(int).tolist()), p=0.5,
+    )  # fmt: skip
+    return A.Compose([A.HorizontalFlip(p=0.5), affine, hole])

@@ -26,7 +26,7 @@ def test_identity_passes_the_first_channels_through():
     before = {name: value.clone() for name, value in model.named_parameters()}
     initialisation.identity_(model)
     x = torch.randn(1, 128, 8, 8)
-    wide, dilated, squeeze = model.block1[6], model.block2[3], model.block3[6]
+    wide, dilated, squeeze = model.block1[2][0], model.block2[1][0], model.block3[2][0]
     for conv in (wide, dilated):
         assert torch.allclose(conv(x[:, :64])[:, :64], x[:, :64])
     assert torch.allclose(squeeze(x), x[:, :64])

@@ -1,5 +1,7 @@
 """The requirement rows follow from the network, and fail where the network fails them."""
 
+import copy
+
 import pytest
 from torch import nn
 
@@ -26,7 +28,7 @@ def test_s7_has_all_that_is_asked_of_the_network():
     measured = dict(zip(table["demand"], table["measured"], strict=True))
     assert measured["receptive field > 44"] == "98 (74 before the global pooling)"
     assert measured["< 1M parameters"] == "439,808"
-    assert measured["three max poolings"] == "3 (pool1, pool2, pool3)"
+    assert measured["three max poolings"] == "pool1, pool2, pool3"
 
 
 def test_s7_dropout_has_two_poolings_and_its_classifier_before_the_pooling():
@@ -44,11 +46,11 @@ def sub(model, path, module):
     ("path", "module", "demand"),
     [
         # A 1x1 kernel has nothing to dilate, whatever its dilation says.
-        ("block2.3", nn.Conv2d(64, 128, 1, dilation=2), "dilated convolution, k > 1 and d > 1"),
+        ("block2.1.0", nn.Conv2d(64, 128, 1, dilation=2), "dilated convolution, k > 1 and d > 1"),
         ("block4.0.depthwise", nn.Conv2d(64, 64, 1, groups=64), "depthwise separable"),
         ("block4.0.pointwise", nn.Identity(), "depthwise separable"),
-        ("block1.12", nn.Conv2d(64, 64, 2, stride=2), "three max poolings"),
-        ("block1.12", nn.Identity(), "three max poolings"),
+        ("block1.4", nn.Conv2d(64, 64, 2, stride=2), "three max poolings"),
+        ("block1.4", nn.Identity(), "three max poolings"),
         ("block3", nn.MaxPool2d(2), "four blocks"),
         ("gap", nn.AdaptiveMaxPool2d(1), "global average pooling"),
         ("gap", nn.MaxPool2d(4), "global average pooling"),
@@ -67,10 +69,9 @@ def test_a_network_without_the_part_fails_its_row(path, module, demand):
 def test_a_narrow_view_fails():
     model = build("s7")
     model.block4[0] = nn.Conv2d(64, 64, 1)
-    for block in (model.block1, model.block2, model.block3, model.block4):
-        for i, layer in enumerate(block):
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
-                block[i] = nn.Conv2d(layer.in_channels, layer.out_channels, 1)
+    for layer in model.modules():
+        if isinstance(layer, nn.Sequential) and isinstance(layer[0], nn.Conv2d):
+            layer[0] = nn.Conv2d(layer[0].in_channels, layer[0].out_channels, 1)
     table = requirements.of_network("S7", model).set_index("demand")
     row = table.loc["receptive field > 44"]
     assert row["measured"] == "32 (8 before the global pooling)"
@@ -92,3 +93,90 @@ def test_a_good_run_passes():
 )
 def test_a_run_that_falls_short_fails(change):
     assert not requirements.of_run("S7", GOOD | change)["passed"].all()
+
+
+AUGMENTED = {
+    "channel_means": [0.4914, 0.4822, 0.4465],
+    "augmentation": {
+        "HorizontalFlip": {},
+        "Affine": {},
+        "CoarseDropout": {
+            "num_holes_range": [1, 1],
+            "hole_height_range": [16, 16],
+            "hole_width_range": [16, 16],
+            "fill": [125.0, 123.0, 114.0],
+        },
+    },
+    "params": 99_706,
+}
+
+
+def test_compact_has_all_that_s9_asks_for_and_the_hand_in_has_not():
+    assert requirements.of_network("S9", build("compact"))["passed"].all()
+    table = requirements.of_network("S9", build("s9")).set_index("demand")
+    assert set(table.index[~table["passed"]]) == {
+        "3x3 convolutions of stride 2 (or dilated) in its place",
+        "extra points: shrinks by a dilated kernel",
+        "depthwise separable convolution, k > 1",
+        "bonus: two depthwise separable convolutions",
+        "dilated convolution, k > 1 and d > 1",
+        "bonus: FC (or 1x1 convolution) after the pooling",
+    }
+    shrinking = table.loc["3x3 convolutions of stride 2 (or dilated) in its place", "measured"]
+    assert shrinking == "conv4 (1x1, 32 -> 17), conv7 (1x1, 17 -> 9), conv9 (1x1, 9 -> 6)"
+    assert table.loc["C1-C2-C3-C4-O: four blocks, then the output", "passed"]
+
+
+@pytest.mark.parametrize(
+    ("path", "module", "demand"),
+    [
+        ("block1", nn.Sequential(nn.Conv2d(3, 40, 3, padding=1), nn.MaxPool2d(1)), "no pooling"),
+        ("transition3", nn.Conv2d(80, 104, 1, stride=2), "3x3 convolutions of stride 2"),
+        ("transition2", nn.Conv2d(40, 80, 3, stride=2, padding=1), "shrinks by a dilated kernel"),
+        ("block2", nn.Identity(), "four blocks"),
+        ("fc", nn.Identity(), "FC"),
+        ("gap", nn.MaxPool2d(8), "global average pooling"),
+    ],
+)
+def test_compact_without_the_part_fails_its_row(path, module, demand):
+    model = build("compact")
+    sub(model, path, module)
+    rows = verdicts(requirements.of_network("S9", model))
+    [row] = [row for row in rows if demand in row]
+    assert not rows[row]
+
+
+def test_one_separable_convolution_is_not_two():
+    model = build("compact")
+    for i in (2, 3, 4):
+        sub(model, f"block{i}", nn.Identity())
+    model.block2 = build("compact").block2[:1]
+    rows = verdicts(requirements.of_network("S9", model))
+    assert rows["depthwise separable convolution, k > 1"]
+    assert not rows["bonus: two depthwise separable convolutions"]
+
+
+def test_a_good_s9_run_passes():
+    assert requirements.of_run("S9", GOOD | AUGMENTED)["passed"].all()
+
+
+@pytest.mark.parametrize(
+    ("change", "demand"),
+    [
+        ({"test_accuracy": 84.99}, ">= 85 %"),
+        ({"test_accuracy": 86.99}, ">= 87 %"),
+        ({"params": 100_000}, ">= 87 %"),
+        ({"device_type": "cpu"}, "GPU"),
+        ({"hole": {"fill": [0.0, 0.0, 0.0]}}, "Albumentations"),
+        ({"hole": {"hole_width_range": [8, 16]}}, "Albumentations"),
+        ({"hole": {"num_holes_range": [1, 2]}}, "Albumentations"),
+        ({"augmentation": {"HorizontalFlip": {}}}, "Albumentations"),
+    ],
+)
+def test_an_s9_run_that_falls_short_fails_its_row(change, demand):
+    metrics = copy.deepcopy(GOOD | AUGMENTED)
+    metrics["augmentation"]["CoarseDropout"] |= change.pop("hole", {})
+    rows = verdicts(requirements.of_run("S9", metrics | change))
+    failed = [row for row, passed in rows.items() if not passed]
+    assert len(failed) >= 1
+    assert any(demand in row for row in failed)
