@@ -10,11 +10,9 @@ from helpers.settings import ROOT, Settings, cifar10_root, one_of
 
 app = typer.Typer(
     help="CIFAR-10 notebooks: fetch the data, train, run the notebooks, check and report.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode=None,
-)
+)  # fmt: skip
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,40 +12,34 @@ from torch import nn
 from helpers.receptive_field import Layer, layers, receptive_field
 from helpers.summary import parameter_count
 
-Judgement = tuple[str, bool]  # what was measured, and whether it passes
+Check = Callable[[Any], tuple[str, bool]]  # gives what was measured, and whether it passes
 
 
+@dataclass(frozen=True)
 class Network:
-    """What the checks read: the layers in the order of execution, and the parameters."""
+    """What the checks of a network read: the layers in the order of execution, the parameters."""
 
-    def __init__(self, model: nn.Module):
-        self.layers = layers(model)
-        self.params = parameter_count(model)
-        # Those before the global pooling and those after it.
-        names = [layer.kind for layer in self.layers] + ["global pool"]
-        pooling = names.index("global pool")
-        self.body, self.head = self.layers[:pooling], self.layers[pooling + 1 :]
+    layers: list[Layer]
+    params: int
 
 
-def having(
-    condition: Callable[[Layer], bool], least: int = 1, most: float = math.inf
-) -> Callable[[Network], Judgement]:
+def having(condition: Callable[[Layer], bool], least: int = 1, most: float = math.inf) -> Check:
     """As many layers as said fulfil the condition; they are named (separable ones by the first)."""
 
-    def check(net: Network) -> Judgement:
+    def check(net: Network) -> tuple[str, bool]:
         found = [(x.source if x.is_separable else x).name for x in net.layers if condition(x)]
         return ", ".join(found) or "none", least <= len(found) <= most
 
     return check
 
 
-def blocks(net: Network) -> Judgement:
+def blocks(net: Network) -> tuple[str, bool]:
     """C1-C2-C3-C4-O: four blocks of convolutions over 1x1, with the size of their maps.
 
     What shrinks the maps, or a 1x1 convolution that is no part of a separable one, ends a block.
     """
     sizes, ended = [], True
-    for x in net.body:
+    for x in net.layers:
         if x.kind == "conv" and x.kernel > 1 and (ended or x.shrinks):
             sizes.append(x.nout)
             ended = False
@@ -53,36 +48,35 @@ def blocks(net: Network) -> Judgement:
     return " -> ".join(f"{size}x{size}" for size in sizes), len(sizes) == 4
 
 
-def strided_or_dilated(net: Network) -> Judgement:
+def strided_or_dilated(net: Network) -> tuple[str, bool]:
     """Maps shrink by convolutions whose kernel spans more than a pixel, and by nothing else."""
-    found = [x for x in net.body if x.shrinks]
+    found = [x for x in net.layers if x.shrinks and x.kind != "global pool"]
     text = ", ".join(f"{x.name} ({x.kernel}x{x.kernel}, {x.nin} -> {x.nout})" for x in found)
     return text, bool(found) and all(x.kind == "conv" and x.kernel > 1 for x in found)
 
 
-def field_over_44(net: Network) -> Judgement:
+def field_over_44(net: Network) -> tuple[str, bool]:
     """A receptive field over 44, the global pooling counted; both are shown."""
     before, including = receptive_field(net.layers)
     return f"{including} ({before} before the global pooling)", including > 44
 
 
-def fully_connected(net: Network) -> Judgement:
+def on_pooled(layer: Layer) -> bool:
     """A linear layer or a 1x1 convolution on the pooled features."""
-    names = ", ".join(x.name for x in net.head)
-    return names or "none", bool(net.head) and all(x.kernel == 1 for x in net.head)
+    return layer.nin == 1 and layer.kind in ("fc", "conv")
 
 
-def params_below(limit: int) -> Callable[[Network], Judgement]:
+def params_below(limit: int) -> Check:
     """Fewer parameters than the limit."""
     return lambda net: (f"{net.params:,}", net.params < limit)
 
 
-def on_gpu(metrics: dict[str, Any]) -> Judgement:
+def on_gpu(metrics: dict[str, Any]) -> tuple[str, bool]:
     """Trained on a GPU."""
     return metrics["device"], metrics["device_type"] == "cuda"
 
 
-def augmented(metrics: dict[str, Any]) -> Judgement:
+def augmented(metrics: dict[str, Any]) -> tuple[str, bool]:
     """Albumentations' flip, shift-scale-rotate, and one 16x16 hole in the data's mean."""
     steps, hole = metrics["augmentation"], metrics["augmentation"].get("CoarseDropout", {})
     whole = {"num_holes_range": (1, 1), "hole_height_range": (16, 16), "hole_width_range": (16, 16)}
@@ -92,13 +86,13 @@ def augmented(metrics: dict[str, Any]) -> Judgement:
     return text, {"HorizontalFlip", "Affine"} <= set(steps) and asked and filled
 
 
-def accuracy(percent: float, params: int | None = None) -> Callable[[dict[str, Any]], Judgement]:
+def accuracy(percent: float, params: int | None = None) -> Check:
     """At least so many % of CIFAR-10's 10,000 test images right after the last epoch.
 
     `params`, where given, is the number that the network's parameters must stay below.
     """
 
-    def check(metrics: dict[str, Any]) -> Judgement:
+    def check(metrics: dict[str, Any]) -> tuple[str, bool]:
         reached, images = metrics["test_accuracy"], metrics["test_images"]
         whole = metrics["dataset"] == "CIFAR-10" and images == 10_000
         small = params is None or metrics["params"] < params
@@ -119,7 +113,7 @@ S7_NETWORK = {
     "C1-C2-C3-C4-O: four blocks, then the output": blocks,
     "three max poolings": having(lambda x: type(x.module) is nn.MaxPool2d and x.nout > 1, 3, 3),
     **PARTS,
-    "FC (or 1x1 convolution) after it": fully_connected,
+    "FC (or 1x1 convolution) after it": having(on_pooled),
     "< 1M parameters": params_below(1_000_000),
 }
 S7_RUN = {"runs on the GPU": on_gpu, "test accuracy >= 80 %": accuracy(80)}
@@ -130,7 +124,7 @@ S9_NETWORK = {
     "extra points: shrinks by a dilated kernel": having(lambda x: x.is_dilated and x.shrinks),
     **PARTS,
     "bonus: two depthwise separable convolutions": having(lambda x: x.is_separable, 2),
-    "bonus: FC (or 1x1 convolution) after the pooling": fully_connected,
+    "bonus: FC (or 1x1 convolution) after the pooling": having(on_pooled),
     "< 200,000 parameters": params_below(200_000),
 }
 S9_RUN = {
@@ -146,7 +140,7 @@ DEMANDS = {"S7": (S7_NETWORK, S7_RUN), "S9": (S9_NETWORK, S9_RUN)}
 
 def of_network(notebook: str, model: nn.Module) -> pd.DataFrame:
     """The notebook's demands on the network: demand, measured, passed."""
-    return _judge(DEMANDS[notebook][0], Network(model))
+    return _judge(DEMANDS[notebook][0], Network(layers(model), parameter_count(model)))
 
 
 def of_run(notebook: str, metrics: dict[str, Any]) -> pd.DataFrame:
@@ -154,6 +148,6 @@ def of_run(notebook: str, metrics: dict[str, Any]) -> pd.DataFrame:
     return _judge(DEMANDS[notebook][1], metrics)
 
 
-def _judge(demands: dict[str, Callable[[Any], Judgement]], subject: Any) -> pd.DataFrame:
+def _judge(demands: dict[str, Check], subject: Any) -> pd.DataFrame:
     rows = [(demand, *check(subject)) for demand, check in demands.items()]
     return pd.DataFrame(rows, columns=["demand", "measured", "passed"])

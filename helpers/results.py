@@ -71,13 +71,12 @@ def measure(
 
 def circumstances(history: History, data: ImageData, accelerator: Accelerator) -> dict[str, Any]:
     """What a run was trained on, how long, and where."""
-    table = pd.DataFrame(history.rows)
     return {
         "dataset": data.title,
         "train_images": len(data.train_labels),
         "train_accuracy": history.rows[-1]["train_accuracy"],
-        "wall_seconds": float(table["seconds"].sum()),
-        "images_per_second": float(table["images_per_second"].median()),
+        "wall_seconds": sum(row["seconds"] for row in history.rows),
+        "images_per_second": float(np.median([row["images_per_second"] for row in history.rows])),
         "date": datetime.date.today().isoformat(),
         "device": devices.describe(accelerator.device),
         "device_type": accelerator.device.type,
@@ -89,9 +88,9 @@ def circumstances(history: History, data: ImageData, accelerator: Accelerator) -
 
 def judged(model: nn.Module, metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """Every demand of the metrics' notebook: demand, measured, passed."""
-    network = requirements.of_network(metrics["notebook"], model)
-    run = requirements.of_run(metrics["notebook"], metrics)
-    return [*network.to_dict("records"), *run.to_dict("records")]
+    notebook = metrics["notebook"]
+    tables = requirements.of_network(notebook, model), requirements.of_run(notebook, metrics)
+    return pd.concat(tables).to_dict("records")
 
 
 def weight_bytes(model: nn.Module) -> bytes:

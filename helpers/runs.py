@@ -64,13 +64,11 @@ def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
     """
     epochs = min(recipe.epochs, profile.epochs or recipe.epochs)
     batch_size = max(1, min(recipe.batch_size, train_images // 32))
+    peak, max_lr = recipe.peak_epoch / recipe.epochs, recipe.max_lr / recipe.batch_size
     return dataclasses.replace(
-        recipe,
-        epochs=epochs,
-        peak_epoch=recipe.peak_epoch * epochs / recipe.epochs,
-        batch_size=batch_size,
-        max_lr=recipe.max_lr * batch_size / recipe.batch_size,
-    )
+        recipe, epochs=epochs, batch_size=batch_size, peak_epoch=peak * epochs,
+        max_lr=max_lr * batch_size,
+    )  # fmt: skip
 
 
 def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Result:

@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import accelerate.utils
 import numpy as np
@@ -140,9 +139,7 @@ def fit(
     return history
 
 
-def _continue(
-    checkpoints: Checkpoints | None, parts: dict[str, Any], accelerator: Accelerator
-) -> History:
+def _continue(checkpoints: Checkpoints | None, parts: dict, accelerator: Accelerator) -> History:
     state = [checkpoints.load() if checkpoints and accelerator.is_main_process else None]
     broadcast_object_list(state)  # other hosts may not see the main one's disk
     if state[0] is None:
