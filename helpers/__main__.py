@@ -28,13 +28,12 @@ def data() -> None:
 def train(
     run: Annotated[str, typer.Argument(help="Which, as in 'S7/s7'.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from SEED on.")] = 1,
-    validation: Annotated[
-        bool, typer.Option(help="Train on 9 of 10 training images, test on the others.")
-    ] = False,
+    validation: Annotated[bool, typer.Option(help="Train on 9 of 10, test on 1 of 10.")] = False,
 ) -> None:
     """Train one run, or continue it, and keep its files.
 
-    PROFILE, DATASET, SEED, RESUME and REUSE in the environment choose how.
+    PROFILE, DATASET, SEED, RESUME and REUSE in the environment choose how. With --validation, the
+    training images alone are split: choices are made there, not on the test images.
     """
     from helpers import devices
     from helpers.data import load
@@ -51,9 +50,7 @@ def train(
 
 @app.command()
 def run(
-    notebooks: Annotated[
-        list[str] | None, typer.Argument(help="Which, as in 'S7'; or all.")
-    ] = None,
+    notebooks: Annotated[list[str] | None, typer.Argument(help="As in 'S7'; or all.")] = None,
 ) -> None:
     """Execute notebooks from top to bottom, and say what was reached and where it lies."""
     from helpers import notebook, reporting
@@ -104,11 +101,9 @@ def main() -> None:
     """Run the command line; what is wrong outside the code is one line, and exit code 1 or 2."""
     try:
         app(prog_name="python -m helpers")
-    except ValueError as error:  # an argument or a variable
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(2 if isinstance(error, ValueError) else 1)  # 2: an argument or a variable
 
 
 if __name__ == "__main__":

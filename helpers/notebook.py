@@ -108,12 +108,10 @@ def execute(name: str, settings: Settings) -> Path:
     executed = ROOT / "results" / "_running" / f"{name}.ipynb"
     for place in (folder, executed.parent):
         place.mkdir(parents=True, exist_ok=True)
-    options = {"log_output": True, "progress_bar": False}
-    options |= {"record_timing": False, "coalesce_streams": True}
+    options = {"kernel_name": "python3", "cwd": source.parent, "log_output": True}
+    options |= {"record_timing": False, "coalesce_streams": True, "progress_bar": False}
     try:
-        papermill.execute_notebook(
-            source, executed, kernel_name="python3", cwd=source.parent, **options
-        )
+        papermill.execute_notebook(source, executed, **options)
     except papermill.PapermillExecutionError as error:
         raise ChildProcessError(f"{error}\na cell failed; as far as it came: {executed}") from None
     content = nbformat.read(executed, as_version=4)

@@ -40,7 +40,8 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
         }
         for name, m in runs.items()
     ]
-    lines = [rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    head = list(next(iter(rows), {}))
+    lines = [head, ["---"] * len(head), *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -49,11 +50,10 @@ def _percent(value: float | None) -> str:
 
 
 def _seeds(metrics: dict[str, Any]) -> str:
-    number = len(metrics["seeds"])
-    if number == 1:
-        return f"seed {metrics['seed']} alone"
-    mean, std = metrics["test_accuracy_mean"], metrics["test_accuracy_std"]
-    return f"{mean:.2f} ± {std:.2f} ({number} seeds)"
+    mean, std, seeds = (metrics[k] for k in ("test_accuracy_mean", "test_accuracy_std", "seeds"))
+    return (
+        f"{mean:.2f} ± {std:.2f} ({len(seeds)} seeds)" if std else f"seed {metrics['seed']} alone"
+    )
 
 
 def report(root: Path = ROOT) -> None:

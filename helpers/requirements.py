@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from helpers.receptive_field import Layer, layers, receptive_field
+from helpers.receptive_field import layers, receptive_field
 from helpers.summary import parameter_count
 
 Check = Callable[[Any], tuple[str, bool]]  # gives what was measured, and whether it passes
@@ -17,18 +17,19 @@ Check = Callable[[Any], tuple[str, bool]]  # gives what was measured, and whethe
 
 @dataclass(frozen=True)
 class Network:
-    """What the checks of a network read: the layers in the order of execution, the parameters."""
+    """What the checks of a network read: the table of its layers, and the parameters."""
 
-    layers: list[Layer]
+    layers: pd.DataFrame
     params: int
 
 
-def having(condition: Callable[[Layer], bool], least: int = 1, most: float = math.inf) -> Check:
-    """As many layers as said fulfil the condition; they are named (separable ones by the first)."""
+def having(condition: str, least: int = 1, most: float = math.inf) -> Check:
+    """As many layers as said fulfil the condition on `receptive_field.layers`; they are named."""
 
     def check(net: Network) -> tuple[str, bool]:
-        found = [(x.source if x.is_separable else x).name for x in net.layers if condition(x)]
-        return ", ".join(found) or "none", least <= len(found) <= most
+        found = net.layers.query(condition).index
+        many = f"{len(found)}: {found[0]} to {found[-1]}" if len(found) > 4 else None
+        return many or ", ".join(found) or "none", least <= len(found) <= most
 
     return check
 
@@ -39,31 +40,27 @@ def blocks(net: Network) -> tuple[str, bool]:
     What shrinks the maps, or a 1x1 convolution that is no part of a separable one, ends a block.
     """
     sizes, ended = [], True
-    for x in net.layers:
-        if x.kind == "conv" and x.kernel > 1 and (ended or x.shrinks):
+    for x in net.layers.itertuples():
+        if x.kind in ("conv", "depthwise") and x.kernel > 1 and (ended or x.nout < x.nin):
             sizes.append(x.nout)
             ended = False
-        elif x.shrinks or (x.is_pointwise and not x.name.startswith("pointwise")):
+        elif x.nout < x.nin or (x.kind == "conv" and x.kernel == 1):
             ended = True
     return " -> ".join(f"{size}x{size}" for size in sizes), len(sizes) == 4
 
 
 def strided_or_dilated(net: Network) -> tuple[str, bool]:
     """Maps shrink by convolutions whose kernel spans more than a pixel, and by nothing else."""
-    found = [x for x in net.layers if x.shrinks and x.kind != "global pool"]
-    text = ", ".join(f"{x.name} ({x.kernel}x{x.kernel}, {x.nin} -> {x.nout})" for x in found)
-    return text, bool(found) and all(x.kind == "conv" and x.kernel > 1 for x in found)
+    found = list(net.layers.query("nout < nin and kind not in ('gap', 'gmp')").itertuples())
+    text = ", ".join(f"{x.Index} ({x.kernel}x{x.kernel}, {x.nin} -> {x.nout})" for x in found)
+    over = [x.kernel > 1 and x.kind in ("conv", "depthwise") for x in found]
+    return text, bool(found) and all(over)
 
 
 def field_over_44(net: Network) -> tuple[str, bool]:
     """A receptive field over 44, the global pooling counted; both are shown."""
     before, including = receptive_field(net.layers)
     return f"{including} ({before} before the global pooling)", including > 44
-
-
-def on_pooled(layer: Layer) -> bool:
-    """A linear layer or a 1x1 convolution on the pooled features."""
-    return layer.nin == 1 and layer.kind in ("fc", "conv")
 
 
 def params_below(limit: int) -> Check:
@@ -105,26 +102,30 @@ def accuracy(percent: float, params: int | None = None) -> Check:
 
 PARTS = {
     "receptive field > 44": field_over_44,
-    "depthwise separable convolution, k > 1": having(lambda x: x.is_separable),
-    "dilated convolution, k > 1 and d > 1": having(lambda x: x.is_dilated),
-    "global average pooling": having(lambda x: x.name == "gap"),
+    "depthwise separable convolution, k > 1": having("separable"),
+    "dilated convolution, k > 1 and d > 1": having("kernel > 1 and dilation > 1"),
+    "global average pooling": having("kind == 'gap'"),
 }
 S7_NETWORK = {
     "C1-C2-C3-C4-O: four blocks, then the output": blocks,
-    "three max poolings": having(lambda x: type(x.module) is nn.MaxPool2d and x.nout > 1, 3, 3),
+    "three max poolings": having("kind == 'max pool'", 3, 3),
     **PARTS,
-    "FC (or 1x1 convolution) after it": having(on_pooled),
+    "FC (or 1x1 convolution) after it": having("nin == 1 and kind in ('fc', 'conv')"),
     "< 1M parameters": params_below(1_000_000),
 }
 S7_RUN = {"runs on the GPU": on_gpu, "test accuracy >= 80 %": accuracy(80)}
 S9_NETWORK = {
     "C1-C2-C3-C4-O: four blocks, then the output": blocks,
-    "no pooling but the global one": having(lambda x: x.kind == "pool", 0, 0),
+    "no pooling but the global one": having("kind in ('max pool', 'average pool')", 0, 0),
     "3x3 convolutions of stride 2 (or dilated) in its place": strided_or_dilated,
-    "extra points: shrinks by a dilated kernel": having(lambda x: x.is_dilated and x.shrinks),
+    "extra points: shrinks by a dilated kernel": having(
+        "kernel > 1 and dilation > 1 and nout < nin"
+    ),
     **PARTS,
-    "bonus: two depthwise separable convolutions": having(lambda x: x.is_separable, 2),
-    "bonus: FC (or 1x1 convolution) after the pooling": having(on_pooled),
+    "bonus: two depthwise separable convolutions": having("separable", 2),
+    "bonus: FC (or 1x1 convolution) after the pooling": having(
+        "nin == 1 and kind in ('fc', 'conv')"
+    ),
     "< 200,000 parameters": params_below(200_000),
 }
 S9_RUN = {

@@ -40,10 +40,8 @@ def _compare(file: Path, data: ImageData, tta: bool) -> pd.DataFrame:
     measured, _ = results.measure(model.to(devices.accelerator().device), data, tta)
     measured["requirements"] = results.judged(model, stated)
     theirs, ours = _flat({key: stated[key] for key in measured}), _flat(measured)
-    rows = [
-        (name, theirs.get(name), ours.get(name), _holds(name, theirs.get(name), ours.get(name)))
-        for name in dict.fromkeys([*ours, *theirs])
-    ]
+    rows = [(name, theirs.get(name), ours.get(name)) for name in dict.fromkeys([*ours, *theirs])]
+    rows = [(*row, _holds(*row)) for row in rows]
     return pd.DataFrame(rows, columns=["figure", "stated", "measured", "holds"])
 
 

@@ -3,12 +3,14 @@
 import copy
 import re
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
+from experiments import compact
 from helpers import receptive_field, summary
-from helpers.models import MODELS, build
+from helpers.models import MODELS, Compact, build
 from tests import published
 
 
@@ -50,10 +52,9 @@ def test_stages_of_s10():
 
 def test_compact_has_the_parts_that_are_asked_for():
     layers = receptive_field.layers(build("compact"))
-    pools = [layer.name for layer in layers if "pool" in layer.kind]
-    assert pools == ["gap"]
-    assert layers[-1].kind == "fc"
-    assert sum(layer.is_separable for layer in layers) >= 6
+    assert not layers["kind"].isin(["max pool", "average pool"]).any()
+    assert layers["kind"].to_list()[-2:] == ["gap", "fc"]
+    assert layers["separable"].sum() >= 6
     before, _ = receptive_field.receptive_field(layers)
     assert before > 44
 
@@ -77,17 +78,33 @@ def test_transitions_of_compact():
     assert sizes == [32, 32, 32, 16, 16, 8]
 
 
+def test_the_shapes_that_were_compared_are_what_their_table_says():
+    table = pd.read_csv(compact.TABLE)
+    assert set(table["name"]) == set(compact.SHAPES)
+    for row in table.to_dict("records"):
+        shape = compact.SHAPES[row["name"]]
+        model = Compact(**shape)
+        assert {key: row[key] for key in ("widths", "depths")} == {
+            key: str(shape[key]) for key in ("widths", "depths")
+        }
+        assert summary.parameter_count(model) == row["parameters"] < 100_000
+        field, _ = receptive_field.receptive_field(receptive_field.layers(model))
+        assert field == row["receptive field"]
+    best = table.groupby("name")["validation accuracy (%)"].mean().idxmax()
+    assert str(Compact(**compact.SHAPES[best])) == str(build("compact"))
+
+
 def test_downsampling_of_compact_reads_every_pixel_and_that_of_s9_a_quarter():
     def share(conv):
         maps = torch.rand(1, conv.in_channels, 32, 32, requires_grad=True)
         conv(maps).sum().backward()
         return (maps.grad.abs().sum(dim=1) > 0).float().mean().item()
 
-    compact, s9 = build("compact"), build("s9")
-    assert share(compact.transition2[0]) == share(compact.transition3[0]) == 1
+    ours, s9 = build("compact"), build("s9")
+    assert share(ours.transition2[0]) == share(ours.transition3[0]) == 1
     strided = [m for m in s9.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
     assert [share(conv) for conv in strided] == [0.25] * 3
-    blind = copy.deepcopy(compact.transition2[0])
+    blind = copy.deepcopy(ours.transition2[0])
     blind.dilation, blind.padding = (2, 2), (2, 2)
     assert share(blind) == 0.25  # what dilation 2 would read with stride 2
 
