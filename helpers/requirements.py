@@ -73,14 +73,31 @@ def on_gpu(metrics: dict[str, Any]) -> tuple[str, bool]:
     return metrics["device"], metrics["device_type"] == "cuda"
 
 
-def augmented(metrics: dict[str, Any]) -> tuple[str, bool]:
-    """Albumentations' flip, shift-scale-rotate, and one 16x16 hole in the data's mean."""
-    steps, hole = metrics["augmentation"], metrics["augmentation"].get("CoarseDropout", {})
-    whole = {"num_holes_range": (1, 1), "hole_height_range": (16, 16), "hole_width_range": (16, 16)}
-    asked = all(tuple(hole.get(name, ())) == value for name, value in whole.items())
-    filled = np.allclose(hole.get("fill", 0), np.multiply(metrics["channel_means"], 255), atol=0.5)
-    text = f"{', '.join(steps)}; hole filled with {list(hole.get('fill', []))}"
-    return text, {"HorizontalFlip", "Affine"} <= set(steps) and asked and filled
+def given(name: str, *allowed: Any) -> Check:
+    """A figure of the run that is what was asked for."""
+    return lambda metrics: (f"{metrics[name]}", metrics[name] in allowed)
+
+
+def a_step_a_batch(metrics: dict[str, Any]) -> tuple[str, bool]:
+    """As many steps of the learning rate as batches."""
+    batches = -(-metrics["train_images"] // metrics["batch_size"])
+    text = f"{metrics['steps']:,} steps, {metrics['epochs']} x {batches} batches"
+    return text, metrics["steps"] == metrics["epochs"] * batches
+
+
+def augmented(*asked: str) -> Check:
+    """Albumentations' transforms of these names, and one 16x16 hole in the data's mean."""
+
+    def check(metrics: dict[str, Any]) -> tuple[str, bool]:
+        steps, mean = metrics["augmentation"], np.multiply(metrics["channel_means"], 255)
+        hole = steps.get("CoarseDropout", {})
+        sizes = [*hole.get("hole_height_range", ()), *hole.get("hole_width_range", ())]
+        one = [*hole.get("num_holes_range", ())] == [1, 1] and sizes == [16] * 4
+        filled = np.allclose(hole.get("fill", 0), mean, atol=0.5)
+        text = f"{', '.join(steps)}; hole filled with {list(hole.get('fill', []))}"
+        return text, steps.keys() >= set(asked) and one and filled
+
+    return check
 
 
 def accuracy(percent: float, params: int | None = None) -> Check:
@@ -100,43 +117,77 @@ def accuracy(percent: float, params: int | None = None) -> Check:
     return check
 
 
+FC = having("nin == 1 and kind in ('fc', 'conv')")  # both do the same to 1x1 maps
 PARTS = {
     "receptive field > 44": field_over_44,
     "depthwise separable convolution, k > 1": having("separable"),
     "dilated convolution, k > 1 and d > 1": having("kernel > 1 and dilation > 1"),
     "global average pooling": having("kind == 'gap'"),
 }
-S7_NETWORK = {
-    "C1-C2-C3-C4-O: four blocks, then the output": blocks,
-    "three max poolings": having("kind == 'max pool'", 3, 3),
-    **PARTS,
-    "FC (or 1x1 convolution) after it": having("nin == 1 and kind in ('fc', 'conv')"),
-    "< 1M parameters": params_below(1_000_000),
-}
-S7_RUN = {"runs on the GPU": on_gpu, "test accuracy >= 80 %": accuracy(80)}
-S9_NETWORK = {
+WITHOUT_POOLING = {
     "C1-C2-C3-C4-O: four blocks, then the output": blocks,
     "no pooling but the global one": having("kind in ('max pool', 'average pool')", 0, 0),
     "3x3 convolutions of stride 2 (or dilated) in its place": strided_or_dilated,
-    "extra points: shrinks by a dilated kernel": having(
-        "kernel > 1 and dilation > 1 and nout < nin"
-    ),
     **PARTS,
-    "bonus: two depthwise separable convolutions": having("separable", 2),
-    "bonus: FC (or 1x1 convolution) after the pooling": having(
-        "nin == 1 and kind in ('fc', 'conv')"
-    ),
     "< 200,000 parameters": params_below(200_000),
 }
-S9_RUN = {
-    "runs on the GPU": on_gpu,
-    "Albumentations: flip, shift-scale-rotate, one 16x16 hole in the mean": augmented,
-    "test accuracy >= 85 %": accuracy(85),
-    "bonus: >= 87 % with < 100,000 parameters": accuracy(87, params=100_000),
-}
+DILATED_DOWNSAMPLING = having("kernel > 1 and dilation > 1 and nout < nin")
+FLIP = "Albumentations: flip, shift-scale-rotate, one 16x16 hole in the mean"
 
 # For each notebook: the demands on the network, and those on the run.
-DEMANDS = {"S7": (S7_NETWORK, S7_RUN), "S9": (S9_NETWORK, S9_RUN)}
+DEMANDS = {
+    "S7": (
+        {
+            "C1-C2-C3-C4-O: four blocks, then the output": blocks,
+            "three max poolings": having("kind == 'max pool'", 3, 3),
+            **PARTS,
+            "FC (or 1x1 convolution) after it": FC,
+            "< 1M parameters": params_below(1_000_000),
+        },
+        {"runs on the GPU": on_gpu, "test accuracy >= 80 %": accuracy(80)},
+    ),
+    "S9": (
+        {
+            **WITHOUT_POOLING,
+            "extra points: shrinks by a dilated kernel": DILATED_DOWNSAMPLING,
+            "bonus: two depthwise separable convolutions": having("separable", 2),
+            "bonus: FC (or 1x1 convolution) after the pooling": FC,
+        },
+        {
+            "runs on the GPU": on_gpu,
+            FLIP: augmented("HorizontalFlip", "Affine"),
+            "test accuracy >= 85 %": accuracy(85),
+            "bonus: >= 87 % with < 100,000 parameters": accuracy(87, params=100_000),
+        },
+    ),
+    "S10": (
+        {**WITHOUT_POOLING, "FC (or 1x1 convolution) after the pooling": FC},
+        {
+            "24 epochs": given("epochs", 24),
+            "batch size 512": given("batch_size", 512),
+            "Adam": given("optimizer", "Adam", "AdamW"),
+            "one-cycle, a step a batch": a_step_a_batch,
+            "its maximum at the end of epoch 5": given("peak_epoch", 5),
+            FLIP: augmented("HorizontalFlip", "Affine"),
+            "test accuracy >= 90 % (second list: 85 %)": accuracy(90),
+        },
+    ),
+    "ResNet18_GradCAM": (
+        {
+            "no max pooling": having("kind == 'max pool'", 0, 0),
+            "transition 1: a 1x1 convolution": having("kind == 'conv' and kernel == 1 and nin > 1"),
+            "transition 2: dilated, shrinks the maps": DILATED_DOWNSAMPLING,
+            "transition 3: a stride of 2": having("kernel > 1 and stride == 2 and dilation == 1"),
+            "six depthwise separable convolutions": having("separable", 6),
+            "< 100,000 parameters": params_below(100_000),
+        },
+        {
+            "RandomCrop(32, padding=4), CutOut 16x16": augmented("Pad", "RandomCrop"),
+            "20 epochs (with < 100,000 parameters as many as wanted)": given("epochs", 20),
+            ">= 87 % with < 100,000 parameters": accuracy(87, params=100_000),
+        },
+    ),
+}
 
 
 def of_network(notebook: str, model: nn.Module) -> pd.DataFrame:

@@ -71,6 +71,7 @@ def measure(
 
 def circumstances(history: History, data: ImageData, accelerator: Accelerator) -> dict[str, Any]:
     """What a run was trained on, how long, and where."""
+    rates = history.learning_rates
     return {
         "dataset": data.title,
         "train_images": len(data.train_labels),
@@ -81,6 +82,8 @@ def circumstances(history: History, data: ImageData, accelerator: Accelerator) -
         "device": devices.describe(accelerator.device),
         "device_type": accelerator.device.type,
         "processes": accelerator.num_processes,
+        "steps": len(rates),
+        "peak_epoch": (rates.index(max(rates)) + 1) * len(history.rows) / len(rates),
         "precision": accelerator.mixed_precision.replace("no", "float32"),
         "versions": versions(),
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from torch import nn
 
 from helpers import devices, results, transforms
@@ -15,6 +16,7 @@ from helpers.checkpoints import Checkpoints
 from helpers.data import ImageData
 from helpers.initialisation import start_
 from helpers.models import build
+from helpers.range_test import range_test, suggested
 from helpers.recipes import Recipe
 from helpers.results import Result
 from helpers.settings import ROOT, Profile, Settings
@@ -26,7 +28,8 @@ class Run:
     """A network (a name in MODELS) trained in one way.
 
     Its files go to the folder `name`, "notebook/run"; `transform` gives the augmentation for the
-    channel means of the training images; `published` is the hand-in's test accuracy in %.
+    channel means of the training images; `published` is the hand-in's test accuracy in %; with
+    `rate_bounds`, a range test finds the recipe's `max_lr` between them.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Run:
     transform: Callable[[np.ndarray], Any]
     recipe: Recipe
     published: float | None = None
+    rate_bounds: tuple[float, float] | None = None
 
 
 S7_RECIPE = Recipe(
@@ -45,6 +49,12 @@ S9_RECIPE = dataclasses.replace(
     S7_RECIPE, epochs=50, batch_size=128, max_lr=0.1, peak_epoch=10, dropout=0.0
 )
 COMPACT_RECIPE = dataclasses.replace(S9_RECIPE, epochs=35, max_lr=0.2, peak_epoch=7)
+S10_RECIPE = dataclasses.replace(
+    S7_RECIPE, epochs=24, batch_size=512, max_lr=0.01, peak_epoch=5, optimizer="AdamW", dropout=0.0
+)
+RESNET18_RECIPE = dataclasses.replace(
+    S7_RECIPE, epochs=20, batch_size=128, max_lr=0.1, peak_epoch=5
+)
 
 RUNS = {
     run.name: run
@@ -53,6 +63,9 @@ RUNS = {
         Run("S7/s7_dropout", "s7_dropout", transforms.flip_and_shift, S7_DROPOUT_RECIPE, 82.93),
         Run("S9/s9", "s9", transforms.flip_shift_scale_rotate_and_hole, S9_RECIPE, 85.22),
         Run("S9/compact", "compact", transforms.flip_shift_scale_rotate_and_hole, COMPACT_RECIPE),
+        Run("S10/s10", "s10", transforms.flip_shift_and_hole, S10_RECIPE, 90.06, (1e-3, 1e-2)),
+        Run("ResNet18_GradCAM/resnet18", "resnet18", transforms.crop_and_hole, RESNET18_RECIPE),
+        Run("ResNet18_GradCAM/compact", "compact", transforms.crop_and_hole, COMPACT_RECIPE),
     )
 }
 
@@ -71,6 +84,23 @@ def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
     )  # fmt: skip
 
 
+def initial(run: Run, data: ImageData, seed: int) -> nn.Module:
+    """The network with the weights that its training starts from."""
+    set_seed(seed)
+    model = build(run.net)
+    start_(model, run.recipe, data)
+    return model
+
+
+def with_found_rate(run: Run, data: ImageData, settings: Settings) -> tuple[Run, pd.DataFrame]:
+    """The run with the `max_lr` that a range test suggests, and that test."""
+    recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
+    transform, seed = run.transform(data.statistics[0]), settings.seed
+    found = range_test(initial(run, data, seed), data, transform, recipe, seed)
+    recipe = dataclasses.replace(recipe, max_lr=suggested(found, *run.rate_bounds))
+    return dataclasses.replace(run, recipe=recipe, rate_bounds=None), found
+
+
 def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Result:
     """Train the run, continue it or, if `settings.reuse`, load it; keep its files and return it.
 
@@ -85,6 +115,7 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
         result = dataclasses.replace(results.load(kept, data), folder=folder)
         results.write(folder / "metrics.json", json.dumps(result.metrics, indent=1) + "\n")
         return result
+    run = with_found_rate(run, data, settings)[0] if run.rate_bounds else run
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     run = dataclasses.replace(run, recipe=recipe)
     accuracies = []
@@ -101,7 +132,7 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
     metrics = {
         "notebook": run.name.split("/")[0],
         "net": run.net,
-        **{name: getattr(recipe, name) for name in ("epochs", "batch_size", "optimizer")},
+        **{name: getattr(recipe, name) for name in ("epochs", "batch_size", "optimizer", "max_lr")},
         "recipe": dataclasses.asdict(recipe) | {"transform": run.transform.__name__},
         "augmentation": {step.pop("__class_fullname__"): step for step in steps},
         "channel_means": means.tolist(),
@@ -123,9 +154,7 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
 def _train(
     run: Run, data: ImageData, settings: Settings, seed: int, accelerator: devices.Accelerator
 ) -> tuple[nn.Module, History]:
-    set_seed(seed)
-    model = build(run.net)
-    start_(model, run.recipe, data)
+    model = initial(run, data, seed)
     transform = run.transform(data.statistics[0])
     fingerprint = {
         "run": run.name,
