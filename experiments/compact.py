@@ -35,8 +35,8 @@ def main(seed: int = 0) -> None:
     images = data.load(Settings(FULL, "cifar10"), validation=True).first(10_000)
     run = RUNS["S9/compact"]
     recipe = dataclasses.replace(run.recipe, epochs=8, peak_epoch=2)
+    table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["name", "seed"])
     for name, shape in SHAPES.items():
-        table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["name", "seed"])
         if ((table["name"] == name) & (table["seed"] == seed)).any():
             continue
         print(f"\n{name}, seed {seed}")
@@ -54,8 +54,8 @@ def main(seed: int = 0) -> None:
             "receptive field": before,
             "validation accuracy (%)": round(history.rows[-1]["test_accuracy"], 2),
         }
-        table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame()
-        results.write(TABLE, pd.concat([table, pd.DataFrame([row])]).to_csv(index=False))
+        table = pd.concat([table, pd.DataFrame([row])])
+        results.write(TABLE, table.to_csv(index=False))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,8 @@ from matplotlib.figure import Figure
 from helpers.settings import FULL, ROOT, Settings
 
 IN_COLAB = "google.colab" in sys.modules
-# What Colab lacks, by the name under which it is imported. It is installed without dependencies, so
-# that nothing Colab brings is replaced; hence ttach, which grad-cam needs.
-NOT_IN_COLAB = {"torchinfo": "torchinfo", "torchsummary": "torchsummary", "ttach": "ttach"}
-NOT_IN_COLAB |= {"torch_lr_finder": "torch-lr-finder", "pytorch_grad_cam": "grad-cam"}
+# What Colab lacks. It is installed without dependencies, so that nothing Colab brings is replaced.
+NOT_IN_COLAB = ("torchinfo", "torchsummary")
 
 
 def set_up(profile: str = "auto", dataset: str = "auto", on_drive: bool = False) -> Settings:
@@ -63,7 +61,7 @@ def set_up(profile: str = "auto", dataset: str = "auto", on_drive: bool = False)
 
 def _install_missing() -> None:
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    wanted = [NOT_IN_COLAB[name] for name in NOT_IN_COLAB if not importlib.util.find_spec(name)]
+    wanted = [name for name in NOT_IN_COLAB if importlib.util.find_spec(name) is None]
     pinned = [re.search(rf"^{name}==\S+", lock, re.MULTILINE)[0] for name in wanted]
     if pinned:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *pinned]

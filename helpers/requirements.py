@@ -34,19 +34,24 @@ def having(condition: str, least: int = 1, most: float = math.inf) -> Check:
     return check
 
 
-def blocks(net: Network) -> tuple[str, bool]:
-    """C1-C2-C3-C4-O: four blocks of convolutions over 1x1, with the size of their maps.
+def blocks(sizes: int = 1) -> Check:
+    """C1-C2-C3-C4-O: four blocks of convolutions over 1x1, on maps of so many sizes or more.
 
     What shrinks the maps, or a 1x1 convolution that is no part of a separable one, ends a block.
     """
-    sizes, ended = [], True
-    for x in net.layers.itertuples():
-        if x.kind in ("conv", "depthwise") and x.kernel > 1 and (ended or x.nout < x.nin):
-            sizes.append(x.nout)
-            ended = False
-        elif x.nout < x.nin or (x.kind == "conv" and x.kernel == 1):
-            ended = True
-    return " -> ".join(f"{size}x{size}" for size in sizes), len(sizes) == 4
+
+    def check(net: Network) -> tuple[str, bool]:
+        found, ended = [], True
+        for x in net.layers.itertuples():
+            if x.kind in ("conv", "depthwise") and x.kernel > 1 and (ended or x.nout < x.nin):
+                found.append(x.nout)
+                ended = False
+            elif x.nout < x.nin or (x.kind == "conv" and x.kernel == 1):
+                ended = True
+        text = " -> ".join(f"{size}x{size}" for size in found)
+        return text, len(found) == 4 and len(set(found)) >= sizes
+
+    return check
 
 
 def strided_or_dilated(net: Network) -> tuple[str, bool]:
@@ -73,31 +78,15 @@ def on_gpu(metrics: dict[str, Any]) -> tuple[str, bool]:
     return metrics["device"], metrics["device_type"] == "cuda"
 
 
-def given(name: str, *allowed: Any) -> Check:
-    """A figure of the run that is what was asked for."""
-    return lambda metrics: (f"{metrics[name]}", metrics[name] in allowed)
-
-
-def a_step_a_batch(metrics: dict[str, Any]) -> tuple[str, bool]:
-    """As many steps of the learning rate as batches."""
-    batches = -(-metrics["train_images"] // metrics["batch_size"])
-    text = f"{metrics['steps']:,} steps, {metrics['epochs']} x {batches} batches"
-    return text, metrics["steps"] == metrics["epochs"] * batches
-
-
-def augmented(*asked: str) -> Check:
-    """Albumentations' transforms of these names, and one 16x16 hole in the data's mean."""
-
-    def check(metrics: dict[str, Any]) -> tuple[str, bool]:
-        steps, mean = metrics["augmentation"], np.multiply(metrics["channel_means"], 255)
-        hole = steps.get("CoarseDropout", {})
-        sizes = [*hole.get("hole_height_range", ()), *hole.get("hole_width_range", ())]
-        one = [*hole.get("num_holes_range", ())] == [1, 1] and sizes == [16] * 4
-        filled = np.allclose(hole.get("fill", 0), mean, atol=0.5)
-        text = f"{', '.join(steps)}; hole filled with {list(hole.get('fill', []))}"
-        return text, steps.keys() >= set(asked) and one and filled
-
-    return check
+def augmented(metrics: dict[str, Any]) -> tuple[str, bool]:
+    """Albumentations' flip, shift-scale-rotate, and one 16x16 hole in the data's mean."""
+    steps, mean = metrics["augmentation"], np.multiply(metrics["channel_means"], 255)
+    hole = steps.get("CoarseDropout", {})
+    sizes = [*hole.get("hole_height_range", ()), *hole.get("hole_width_range", ())]
+    one = [*hole.get("num_holes_range", ())] == [1, 1] and sizes == [16] * 4
+    filled = np.allclose(hole.get("fill", 0), mean, atol=0.5)
+    text = f"{', '.join(steps)}; hole filled with {list(hole.get('fill', []))}"
+    return text, steps.keys() >= {"HorizontalFlip", "Affine"} and one and filled
 
 
 def accuracy(percent: float, params: int | None = None) -> Check:
@@ -124,21 +113,12 @@ PARTS = {
     "dilated convolution, k > 1 and d > 1": having("kernel > 1 and dilation > 1"),
     "global average pooling": having("kind == 'gap'"),
 }
-WITHOUT_POOLING = {
-    "C1-C2-C3-C4-O: four blocks, then the output": blocks,
-    "no pooling but the global one": having("kind in ('max pool', 'average pool')", 0, 0),
-    "3x3 convolutions of stride 2 (or dilated) in its place": strided_or_dilated,
-    **PARTS,
-    "< 200,000 parameters": params_below(200_000),
-}
-DILATED_DOWNSAMPLING = having("kernel > 1 and dilation > 1 and nout < nin")
-FLIP = "Albumentations: flip, shift-scale-rotate, one 16x16 hole in the mean"
 
 # For each notebook: the demands on the network, and those on the run.
 DEMANDS = {
     "S7": (
         {
-            "C1-C2-C3-C4-O: four blocks, then the output": blocks,
+            "C1-C2-C3-C4-O: four blocks, then the output": blocks(sizes=4),
             "three max poolings": having("kind == 'max pool'", 3, 3),
             **PARTS,
             "FC (or 1x1 convolution) after it": FC,
@@ -148,43 +128,22 @@ DEMANDS = {
     ),
     "S9": (
         {
-            **WITHOUT_POOLING,
-            "extra points: shrinks by a dilated kernel": DILATED_DOWNSAMPLING,
+            "C1-C2-C3-C4-O: four blocks, then the output": blocks(),
+            "no pooling but the global one": having("kind in ('max pool', 'average pool')", 0, 0),
+            "3x3 convolutions of stride 2 (or dilated) in its place": strided_or_dilated,
+            **PARTS,
+            "< 200,000 parameters": params_below(200_000),
+            "extra points: shrinks by a dilated kernel": having(
+                "kernel > 1 and dilation > 1 and nout < nin"
+            ),
             "bonus: two depthwise separable convolutions": having("separable", 2),
             "bonus: FC (or 1x1 convolution) after the pooling": FC,
         },
         {
             "runs on the GPU": on_gpu,
-            FLIP: augmented("HorizontalFlip", "Affine"),
+            "Albumentations: flip, shift-scale-rotate, one 16x16 hole in the mean": augmented,
             "test accuracy >= 85 %": accuracy(85),
             "bonus: >= 87 % with < 100,000 parameters": accuracy(87, params=100_000),
-        },
-    ),
-    "S10": (
-        {**WITHOUT_POOLING, "FC (or 1x1 convolution) after the pooling": FC},
-        {
-            "24 epochs": given("epochs", 24),
-            "batch size 512": given("batch_size", 512),
-            "Adam": given("optimizer", "Adam", "AdamW"),
-            "one-cycle, a step a batch": a_step_a_batch,
-            "its maximum at the end of epoch 5": given("peak_epoch", 5),
-            FLIP: augmented("HorizontalFlip", "Affine"),
-            "test accuracy >= 90 % (second list: 85 %)": accuracy(90),
-        },
-    ),
-    "ResNet18_GradCAM": (
-        {
-            "no max pooling": having("kind == 'max pool'", 0, 0),
-            "transition 1: a 1x1 convolution": having("kind == 'conv' and kernel == 1 and nin > 1"),
-            "transition 2: dilated, shrinks the maps": DILATED_DOWNSAMPLING,
-            "transition 3: a stride of 2": having("kernel > 1 and stride == 2 and dilation == 1"),
-            "six depthwise separable convolutions": having("separable", 6),
-            "< 100,000 parameters": params_below(100_000),
-        },
-        {
-            "RandomCrop(32, padding=4), CutOut 16x16": augmented("Pad", "RandomCrop"),
-            "20 epochs (with < 100,000 parameters as many as wanted)": given("epochs", 20),
-            ">= 87 % with < 100,000 parameters": accuracy(87, params=100_000),
         },
     ),
 }

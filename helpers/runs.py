@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from torch import nn
 
 from helpers import devices, results, transforms
@@ -16,7 +15,6 @@ from helpers.checkpoints import Checkpoints
 from helpers.data import ImageData
 from helpers.initialisation import start_
 from helpers.models import build
-from helpers.range_test import range_test, suggested
 from helpers.recipes import Recipe
 from helpers.results import Result
 from helpers.settings import ROOT, Profile, Settings
@@ -28,8 +26,7 @@ class Run:
     """A network (a name in MODELS) trained in one way.
 
     Its files go to the folder `name`, "notebook/run"; `transform` gives the augmentation for the
-    channel means of the training images; `published` is the hand-in's test accuracy in %; with
-    `rate_bounds`, a range test finds the recipe's `max_lr` between them.
+    channel means of the training images; `published` is the hand-in's test accuracy in %.
     """
 
     name: str
@@ -37,7 +34,6 @@ class Run:
     transform: Callable[[np.ndarray], Any]
     recipe: Recipe
     published: float | None = None
-    rate_bounds: tuple[float, float] | None = None
 
 
 S7_RECIPE = Recipe(
@@ -49,12 +45,6 @@ S9_RECIPE = dataclasses.replace(
     S7_RECIPE, epochs=50, batch_size=128, max_lr=0.1, peak_epoch=10, dropout=0.0
 )
 COMPACT_RECIPE = dataclasses.replace(S9_RECIPE, epochs=35, max_lr=0.2, peak_epoch=7)
-S10_RECIPE = dataclasses.replace(
-    S7_RECIPE, epochs=24, batch_size=512, max_lr=0.01, peak_epoch=5, optimizer="AdamW", dropout=0.0
-)
-RESNET18_RECIPE = dataclasses.replace(
-    S7_RECIPE, epochs=20, batch_size=128, max_lr=0.1, peak_epoch=5
-)
 
 RUNS = {
     run.name: run
@@ -63,9 +53,6 @@ RUNS = {
         Run("S7/s7_dropout", "s7_dropout", transforms.flip_and_shift, S7_DROPOUT_RECIPE, 82.93),
         Run("S9/s9", "s9", transforms.flip_shift_scale_rotate_and_hole, S9_RECIPE, 85.22),
         Run("S9/compact", "compact", transforms.flip_shift_scale_rotate_and_hole, COMPACT_RECIPE),
-        Run("S10/s10", "s10", transforms.flip_shift_and_hole, S10_RECIPE, 90.06, (1e-3, 1e-2)),
-        Run("ResNet18_GradCAM/resnet18", "resnet18", transforms.crop_and_hole, RESNET18_RECIPE),
-        Run("ResNet18_GradCAM/compact", "compact", transforms.crop_and_hole, COMPACT_RECIPE),
     )
 }
 
@@ -84,23 +71,6 @@ def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
     )  # fmt: skip
 
 
-def initial(run: Run, data: ImageData, seed: int) -> nn.Module:
-    """The network with the weights that its training starts from."""
-    set_seed(seed)
-    model = build(run.net)
-    start_(model, run.recipe, data)
-    return model
-
-
-def with_found_rate(run: Run, data: ImageData, settings: Settings) -> tuple[Run, pd.DataFrame]:
-    """The run with the `max_lr` that a range test suggests, and that test."""
-    recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
-    transform, seed = run.transform(data.statistics[0]), settings.seed
-    found = range_test(initial(run, data, seed), data, transform, recipe, seed)
-    recipe = dataclasses.replace(recipe, max_lr=suggested(found, *run.rate_bounds))
-    return dataclasses.replace(run, recipe=recipe, rate_bounds=None), found
-
-
 def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Result:
     """Train the run, continue it or, if `settings.reuse`, load it; keep its files and return it.
 
@@ -115,7 +85,6 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
         result = dataclasses.replace(results.load(kept, data), folder=folder)
         results.write(folder / "metrics.json", json.dumps(result.metrics, indent=1) + "\n")
         return result
-    run = with_found_rate(run, data, settings)[0] if run.rate_bounds else run
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     run = dataclasses.replace(run, recipe=recipe)
     accuracies = []
@@ -154,7 +123,9 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
 def _train(
     run: Run, data: ImageData, settings: Settings, seed: int, accelerator: devices.Accelerator
 ) -> tuple[nn.Module, History]:
-    model = initial(run, data, seed)
+    set_seed(seed)
+    model = build(run.net)
+    start_(model, run.recipe, data)
     transform = run.transform(data.statistics[0])
     fingerprint = {
         "run": run.name,

@@ -75,7 +75,7 @@ def test_in_colab_only_what_is_missing_is_installed_pinned_and_without_dependenc
     [command] = commands
     assert command[:3] == [sys.executable, "-m", "pip"]
     assert "--no-deps" in command
-    for name in ("torchinfo", "torchsummary", "torch-lr-finder", "grad-cam", "ttach"):
+    for name in ("torchinfo", "torchsummary"):
         assert any(part.startswith(f"{name}==") for part in command), name
     assert not any(name.startswith(("torch=", "numpy", "opencv")) for name in command)
 

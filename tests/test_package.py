@@ -14,7 +14,7 @@ MODULES = sorted((ROOT / "helpers").rglob("*.py"))
 ORDER = [
     "settings", "downloads", "data", "batches", "transforms", "models", "recipes",
     "initialisation", "receptive_field", "summary", "requirements", "devices", "evaluation",
-    "checkpoints", "training", "range_test", "results", "runs", "plots", "grad_cam",
+    "checkpoints", "training", "results", "runs", "plots",
     "verification", "reporting", "notebook", "__main__",
 ]  # fmt: skip
 
@@ -65,12 +65,10 @@ assert not opened, opened
 
 
 def code_lines(path):
-    """Lines that are neither blank nor comment nor docstring nor import."""
+    """Lines that are neither blank nor comment nor docstring."""
     text = path.read_text()
     prose = set()
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            prose |= set(range(node.lineno, node.end_lineno + 1))
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
             node
         ):

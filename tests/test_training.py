@@ -20,7 +20,6 @@ from helpers import data as data_module
 from helpers import devices, evaluation, transforms
 from helpers.checkpoints import Checkpoints
 from helpers.recipes import Recipe, make_optimizer, make_schedule
-from helpers.runs import RUNS
 from helpers.settings import ROOT
 from helpers.training import fit, set_seed
 
@@ -91,19 +90,6 @@ def test_any_schedule_peaks_where_it_should_and_leaves_momentum_alone(epochs, ba
             schedule.step()
     assert abs(int(np.argmax(rates)) + 1 - peak * epochs * batches) <= 1
     assert betas == [g.get("betas", g.get("momentum")) for g in optimizer.param_groups]
-
-
-def test_s10_peaks_at_the_end_of_epoch_5_of_24():
-    optimizer = make_optimizer(Tiny(), RUNS["S10/s10"].recipe)
-    schedule = make_schedule(optimizer, RUNS["S10/s10"].recipe, batches=98)
-    rates = []
-    for _ in range(24 * 98 - 1):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    rates.append(schedule.get_last_lr()[0])
-    assert len(rates) == schedule.total_steps == 2352
-    assert int(np.argmax(rates)) == 489
 
 
 def test_weight_decay_spares_biases_and_normalisation():

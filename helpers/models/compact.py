@@ -24,8 +24,8 @@ class Compact(nn.Module):
     """Four blocks of `widths` channels; all but the first are residual, of `depths` each.
 
     No pooling but the global one: transition 1 is a 1x1 convolution, 2 (dilated) and 3 halve the
-    maps with strided 3x3 kernels. Those see an eighth of the channels each, which takes as many
-    weights as a depthwise separable convolution and trains several times as fast when strided.
+    maps with strided 3x3 kernels. Those see an eighth of the channels each, which takes about as
+    many weights as a depthwise separable convolution.
     Maps (N, 3, 32, 32) to logits (N, 10).
     """
 
