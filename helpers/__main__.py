@@ -35,15 +35,12 @@ def train(
     PROFILE, DATASET, SEED, RESUME and REUSE in the environment choose how. With --validation, the
     training images alone are split: choices are made there, not on the test images.
     """
-    from helpers import devices
-    from helpers.data import load
-    from helpers.runs import RUNS
-    from helpers.runs import train as train_run
+    from helpers import data, devices, runs
 
-    chosen, settings = RUNS[one_of("run", run, RUNS)], Settings.from_environment()
+    chosen, settings = runs.RUNS[one_of("run", run, runs.RUNS)], Settings.from_environment()
     with devices.processes().main_process_first():  # one process downloads, the others find it
-        images = load(settings, validation)
-    result = train_run(chosen, images, settings, seeds)
+        images = data.load(settings, validation)
+    result = runs.train(chosen, images, settings, seeds)
     line = f"{result.metrics['test_accuracy']:.2f} % of the test images right; {result.folder}"
     devices.processes().print(line)
 
@@ -53,13 +50,13 @@ def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="As in 'S7'; or all.")] = None,
 ) -> None:
     """Execute notebooks from top to bottom, and say what was reached and where it lies."""
-    from helpers import notebook, reporting
-    from helpers.data import load
+    from helpers import data, notebook, reporting
 
     known = notebook.names()
     names = [one_of("notebook", name, known) for name in notebooks or known]
     settings = Settings.from_environment()
-    settings = dataclasses.replace(settings, dataset=load(settings).key)  # asks the net only once
+    # Else every notebook would ask the net for the data again.
+    settings = dataclasses.replace(settings, dataset=data.load(settings).key)
     for name in names:
         folder = notebook.execute(name, settings)
     runs = {run: m for run, m in reporting.kept(folder).items() if m["notebook"] in names}
@@ -69,10 +66,9 @@ def run(
 @app.command()
 def summary(net: Annotated[str, typer.Argument(help="Which network, as in 's7'.")]) -> None:
     """Print a network's layer table, mult-adds and receptive fields."""
-    from helpers import receptive_field, summary
-    from helpers.models import build
+    from helpers import models, receptive_field, summary
 
-    model = build(net)
+    model = models.build(net)
     print(summary.layer_table(model))
     print(f"Mult-adds: {summary.mult_adds(model) / 1e6:,.2f} M\n")
     print(receptive_field.table(receptive_field.layers(model)).to_string())
@@ -81,10 +77,9 @@ def summary(net: Annotated[str, typer.Argument(help="Which network, as in 's7'."
 @app.command()
 def verify(tta: Annotated[bool, typer.Option("--tta", help="Mirror images too.")] = False) -> None:
     """Evaluate every kept network again, and compare with what its metrics.json says."""
-    from helpers import verification
-    from helpers.data import cifar10
+    from helpers import data, verification
 
-    wrong = verification.verify(ROOT, cifar10(cifar10_root()), tta)
+    wrong = verification.verify(ROOT, data.cifar10(cifar10_root()), tta)
     print("\n".join(f"WRONG: {figure}" for figure in wrong) or "Everything holds.")
     sys.exit(1 if wrong else 0)
 

@@ -1,27 +1,19 @@
 """Batches of augmented training images: whole ones at a time, and each can be had again."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from helpers.data import ImageData
 
 
-class Batch(NamedTuple):
-    """Which images make a batch, and the seed of their augmentation."""
-
-    indices: np.ndarray
-    seed: int
-
-
 class BatchSampler:
     """Shuffled batches, decided by (seed, epoch) alone, whatever the number of workers.
 
+    A batch is the indices (B,) of its images and the seed of their augmentation.
     The last batch may be smaller. Each of several processes, told apart by `rank`, gets an equal
     share of every batch, for which up to `processes` - 1 images are left out of an epoch. Raises
     ValueError where `processes` does not divide the batch.
@@ -36,7 +28,7 @@ class BatchSampler:
     def __len__(self) -> int:
         return -(-(self.size - self.size % self.processes) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
         for number in range(len(self)):
             indices = order[number * self.batch_size :][: self.batch_size]
@@ -44,7 +36,7 @@ class BatchSampler:
             # A seed for each batch: left alone, Albumentations replays one and the same stream
             # in every worker and every epoch.
             seed = np.random.SeedSequence([self.seed, self.epoch, number, self.rank])
-            yield Batch(indices[self.rank :: self.processes], int(seed.generate_state(1)[0]))
+            yield indices[self.rank :: self.processes], int(seed.generate_state(1)[0])
 
 
 class AugmentedImages(Dataset):
@@ -53,14 +45,15 @@ class AugmentedImages(Dataset):
     def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Callable | None):
         self.images, self.labels, self.transform = images, torch.from_numpy(labels), transform
 
-    def __getitems__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, batch: tuple[np.ndarray, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, 3, 32, 32) uint8, channels last in memory, and their labels (B,) int64."""
-        images = self.images[batch.indices]
+        indices, seed = batch
+        images = self.images[indices]
         if self.transform:
-            self.transform.set_random_seed(batch.seed)
+            self.transform.set_random_seed(seed)
             for i, image in enumerate(images):
                 images[i] = self.transform(image=image)["image"]
-        return torch.from_numpy(images).permute(0, 3, 1, 2), self.labels[batch.indices]
+        return torch.from_numpy(images).permute(0, 3, 1, 2), self.labels[indices]
 
 
 def train_loader(

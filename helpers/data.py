@@ -1,20 +1,18 @@
 """Images in memory, and where they come from."""
 
 import dataclasses
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from helpers.downloads import DataUnavailable, download_cifar10
 from helpers.settings import Settings, cifar10_root
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ImageData:
     """Images (N, 32, 32, 3) uint8 and labels (N,) int64 in 0..9, all in memory.
 
@@ -36,7 +34,7 @@ class ImageData:
         mean, std = cv2.meanStdDev(self.train_images.reshape(-1, 32, 3))
         return mean.ravel() / 255, std.ravel() / 255
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 images (N, 3, 32, 32) on any device to float32 of mean 0 and deviation 1."""
         mean, std = (
             torch.tensor(255 * v, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)

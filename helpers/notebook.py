@@ -3,7 +3,7 @@
 Nothing heavy is imported before `set_up` has made sure, in Colab, that it is there.
 """
 
-import importlib.util
+import importlib.metadata
 import io
 import logging
 import os
@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 from helpers.settings import FULL, ROOT, Settings
 
 IN_COLAB = "google.colab" in sys.modules
-# What Colab lacks. It is installed without dependencies, so that nothing Colab brings is replaced.
-NOT_IN_COLAB = ("torchinfo", "torchsummary")
+# What Colab lacks. It is installed without dependencies, so that nothing Colab brings is replaced;
+# hence ttach, which grad-cam needs.
+NOT_IN_COLAB = ("grad-cam", "pooch", "torch-lr-finder", "torchinfo", "torchsummary", "ttach")
 
 
 def set_up(profile: str = "auto", dataset: str = "auto", on_drive: bool = False) -> Settings:
@@ -61,7 +62,8 @@ def set_up(profile: str = "auto", dataset: str = "auto", on_drive: bool = False)
 
 def _install_missing() -> None:
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    wanted = [name for name in NOT_IN_COLAB if importlib.util.find_spec(name) is None]
+    there = {distribution.name for distribution in importlib.metadata.distributions()}
+    wanted = [name for name in NOT_IN_COLAB if name not in there]
     pinned = [re.search(rf"^{name}==\S+", lock, re.MULTILINE)[0] for name in wanted]
     if pinned:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *pinned]

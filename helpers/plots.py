@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from helpers.training import History
@@ -63,6 +64,17 @@ def learning_rates(history: History, title: str) -> Figure:
     axis.plot(range(1, len(history.learning_rates) + 1), history.learning_rates, color=BLUE)
     axis.set(xlabel="optimizer step", ylabel="learning rate")
     axis.grid(alpha=0.3)
+    return figure
+
+
+def range_test(found: pd.DataFrame, max_lr: float, title: str) -> Figure:
+    """The loss of a range test over the learning rate, and the rate that was chosen."""
+    figure, axis = _figure(8, 3.5, title)
+    axis.semilogx(found["learning_rate"], found["loss"], color=BLUE)
+    axis.axvline(max_lr, color=ORANGE, linestyle="--", label=f"max_lr {max_lr:.2g}")
+    axis.set(xlabel="learning rate", ylabel="smoothed loss")
+    axis.grid(alpha=0.3)
+    axis.legend()
     return figure
 
 

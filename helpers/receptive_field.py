@@ -1,13 +1,11 @@
 """The layers of a network and what they see, read off the network itself with torch.fx."""
 
 import copy
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional as F
 
 KINDS = {
     nn.Conv2d: "conv", nn.Linear: "fc", nn.MaxPool2d: "max pool", nn.AdaptiveMaxPool2d: "max pool",
@@ -39,7 +37,7 @@ def layers(model: nn.Module, image_size: int = 32) -> pd.DataFrame:
             (views[n] for n in node.all_input_nodes), key=lambda v: v[1], default=(1, 1, "input")
         )
         module = modules.get(node.target) if node.op == "call_module" else None
-        if node.target is F.avg_pool2d:
+        if node.target is nn.functional.avg_pool2d:
             module = nn.AvgPool2d(*node.args[1:], **node.kwargs)
         if kind := KINDS.get(type(module)):
             nodes = node.all_input_nodes[0], node
@@ -70,7 +68,7 @@ def layers(model: nn.Module, image_size: int = 32) -> pd.DataFrame:
 
 
 def _side(module: nn.Module, attribute: str, default: int) -> int:
-    value: Any = getattr(module, attribute, default)
+    value = getattr(module, attribute, default)
     sides = set(value) if isinstance(value, tuple) else {value}
     if len(sides) > 1 or not all(isinstance(side, int) for side in sides):
         raise ValueError(f"{attribute}={value} of {module}: only squares are understood")

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from helpers.settings import one_of
@@ -15,9 +14,9 @@ class Recipe:
 
     The learning rate goes up linearly from a tenth of `max_lr` to `max_lr` at `peak_epoch`, then
     down linearly to nothing, a step a batch. `optimizer` is "SGD" (Nesterov momentum .9), "Adam"
-    or "AdamW"; `weight_decay` is for convolutions and linear layers only; `dropout` takes the place
-    of the network's own probability, unless None; `whitened` and `identity` choose the weights to
-    start from (`helpers.initialisation`).
+    or "AdamW" (betas .9 and .99); `weight_decay` is for convolutions and linear layers only;
+    `dropout` takes the place of the network's own probability, unless None; `whitened` and
+    `identity` choose the weights to start from (`helpers.initialisation`).
     """
 
     epochs: int
@@ -32,9 +31,10 @@ class Recipe:
     identity: bool = False
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer; ValueError where it names one that is not known."""
-    known = {"SGD": {"momentum": 0.9, "nesterov": True}, "Adam": {}, "AdamW": {}}
+    known = {"SGD": {"momentum": 0.9, "nesterov": True}, "Adam": {"betas": (0.9, 0.99)}}
+    known["AdamW"] = known["Adam"]
     options = known[one_of("optimizer", recipe.optimizer, known)]
     options |= {"lr": recipe.max_lr, "weight_decay": recipe.weight_decay}
     groups = [

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from helpers.results import write
 from helpers.settings import ROOT
@@ -16,13 +15,13 @@ pixels, before / including the global pooling.
 BEGIN, END = "<!-- results: made by `make report` -->", "<!-- end of results -->"
 
 
-def kept(results: Path) -> dict[str, dict[str, Any]]:
+def kept(results: Path) -> dict[str, dict]:
     """The metrics of every run kept in the folder of results, by its name, "notebook/run"."""
     files = sorted(results.glob("[!_]*/*/metrics.json"))
     return {f"{f.parts[-3]}/{f.parts[-2]}": json.loads(f.read_text()) for f in files}
 
 
-def table(runs: dict[str, dict[str, Any]]) -> str:
+def table(runs: dict[str, dict]) -> str:
     """The runs as a Markdown table."""
     rows = [
         {
@@ -49,7 +48,7 @@ def _percent(value: float | None) -> str:
     return f"{value:.2f} %" if value else "-"
 
 
-def _seeds(metrics: dict[str, Any]) -> str:
+def _seeds(metrics: dict) -> str:
     mean, std, seeds = (metrics[k] for k in ("test_accuracy_mean", "test_accuracy_std", "seeds"))
     return (
         f"{mean:.2f} ± {std:.2f} ({len(seeds)} seeds)" if std else f"seed {metrics['seed']} alone"

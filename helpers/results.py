@@ -6,14 +6,12 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
+from safetensors import torch as safetensors
 from torch import nn
 
 from helpers import devices, receptive_field, requirements, summary
@@ -34,7 +32,7 @@ class Result:
     folder: Path
     model: nn.Module
     history: History
-    metrics: dict[str, Any]
+    metrics: dict
     logits: np.ndarray
     title: str  # the network and the data, for figures
 
@@ -45,9 +43,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def measure(
-    model: nn.Module, data: ImageData, tta: bool = True
-) -> tuple[dict[str, Any], np.ndarray]:
+def measure(model: nn.Module, data: ImageData, tta: bool = True) -> tuple[dict, np.ndarray]:
     """What can be measured of a network at any time, and its logits for the test images.
 
     Accuracies are in %; `tta` adds the one with each mirror image's logits averaged in.
@@ -69,27 +65,24 @@ def measure(
     return measured, logits
 
 
-def circumstances(history: History, data: ImageData, accelerator: Accelerator) -> dict[str, Any]:
+def circumstances(history: History, data: ImageData, accelerator: Accelerator) -> dict:
     """What a run was trained on, how long, and where."""
-    rates = history.learning_rates
+    rows, rates, device = pd.DataFrame(history.rows), history.learning_rates, accelerator.device
     return {
-        "dataset": data.title,
-        "train_images": len(data.train_labels),
-        "train_accuracy": history.rows[-1]["train_accuracy"],
-        "wall_seconds": sum(row["seconds"] for row in history.rows),
-        "images_per_second": float(np.median([row["images_per_second"] for row in history.rows])),
-        "date": datetime.date.today().isoformat(),
-        "device": devices.describe(accelerator.device),
-        "device_type": accelerator.device.type,
+        "dataset": data.title, "train_images": len(data.train_labels),
+        "train_accuracy": float(rows["train_accuracy"].iloc[-1]),
+        "wall_seconds": float(rows["seconds"].sum()),
+        "images_per_second": float(rows["images_per_second"].median()),
+        "date": datetime.date.today().isoformat(), "versions": versions(),
+        "device": devices.describe(device), "device_type": device.type,
         "processes": accelerator.num_processes,
-        "steps": len(rates),
-        "peak_epoch": (rates.index(max(rates)) + 1) * len(history.rows) / len(rates),
         "precision": accelerator.mixed_precision.replace("no", "float32"),
-        "versions": versions(),
-    }
+        "steps": len(rates),
+        "peak_epoch": (rates.index(max(rates)) + 1) * len(rows) / len(rates),
+    }  # fmt: skip
 
 
-def judged(model: nn.Module, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+def judged(model: nn.Module, metrics: dict) -> list[dict]:
     """Every demand of the metrics' notebook: demand, measured, passed."""
     notebook = metrics["notebook"]
     tables = requirements.of_network(notebook, model), requirements.of_run(notebook, metrics)
@@ -103,7 +96,7 @@ def weight_bytes(model: nn.Module) -> bytes:
         if isinstance(module, nn.Conv2d | nn.Linear):
             for parameter, _ in module.named_parameters(prefix=name):
                 state[parameter] = state[parameter].half()
-    return save_safetensors(state)
+    return safetensors.save(state)
 
 
 def with_weights(net: str, weights: bytes) -> nn.Module:
@@ -112,7 +105,7 @@ def with_weights(net: str, weights: bytes) -> nn.Module:
     Raises RuntimeError where they are another network's, SafetensorError where they are damaged.
     """
     model = build(net)
-    model.load_state_dict(load_safetensors(weights))
+    model.load_state_dict(safetensors.load(weights))
     return model.to(memory_format=torch.channels_last).eval()
 
 

@@ -4,36 +4,37 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import pandas as pd
 from torch import nn
 
 from helpers import devices, results, transforms
-from helpers.checkpoints import Checkpoints
+from helpers.checkpoints import Checkpoint
 from helpers.data import ImageData
 from helpers.initialisation import start_
 from helpers.models import build
+from helpers.range_test import range_test, suggested
 from helpers.recipes import Recipe
-from helpers.results import Result
 from helpers.settings import ROOT, Profile, Settings
 from helpers.training import History, fit, set_seed
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Run:
     """A network (a name in MODELS) trained in one way.
 
     Its files go to the folder `name`, "notebook/run"; `transform` gives the augmentation for the
-    channel means of the training images; `published` is the hand-in's test accuracy in %.
+    channel means of the training images; `published` is the hand-in's test accuracy in %; with
+    `rate_bounds`, a range test finds the recipe's `max_lr` between them.
     """
 
     name: str
     net: str
-    transform: Callable[[np.ndarray], Any]
+    transform: Callable[[np.ndarray], Callable]
     recipe: Recipe
     published: float | None = None
+    rate_bounds: tuple[float, float] | None = None
 
 
 S7_RECIPE = Recipe(
@@ -45,6 +46,11 @@ S9_RECIPE = dataclasses.replace(
     S7_RECIPE, epochs=50, batch_size=128, max_lr=0.1, peak_epoch=10, dropout=0.0
 )
 COMPACT_RECIPE = dataclasses.replace(S9_RECIPE, epochs=35, max_lr=0.2, peak_epoch=7)
+S10_RECIPE = dataclasses.replace(
+    S7_RECIPE, epochs=24, batch_size=512, max_lr=0.003, peak_epoch=5, optimizer="AdamW",
+    weight_decay=0.25, dropout=0.0,
+)  # fmt: skip
+RESNET18_RECIPE = dataclasses.replace(S9_RECIPE, epochs=20, peak_epoch=5)
 
 RUNS = {
     run.name: run
@@ -53,6 +59,9 @@ RUNS = {
         Run("S7/s7_dropout", "s7_dropout", transforms.flip_and_shift, S7_DROPOUT_RECIPE, 82.93),
         Run("S9/s9", "s9", transforms.flip_shift_scale_rotate_and_hole, S9_RECIPE, 85.22),
         Run("S9/compact", "compact", transforms.flip_shift_scale_rotate_and_hole, COMPACT_RECIPE),
+        Run("S10/s10", "s10", transforms.flip_shift_and_hole, S10_RECIPE, 90.06, (2e-3, 4e-3)),
+        Run("ResNet18_GradCAM/resnet18", "resnet18", transforms.crop_and_hole, RESNET18_RECIPE),
+        Run("ResNet18_GradCAM/compact", "compact", transforms.crop_and_hole, COMPACT_RECIPE),
     )
 }
 
@@ -71,7 +80,24 @@ def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
     )  # fmt: skip
 
 
-def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Result:
+def initial(run: Run, data: ImageData, seed: int) -> nn.Module:
+    """The network with the weights that its training starts from."""
+    set_seed(seed)
+    model = build(run.net)
+    start_(model, run.recipe, data)
+    return model
+
+
+def with_found_rate(run: Run, data: ImageData, settings: Settings) -> tuple[Run, pd.DataFrame]:
+    """The run with the `max_lr` that a range test suggests, and that test."""
+    recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
+    transform, seed = run.transform(data.statistics[0]), settings.seed
+    found = range_test(initial(run, data, seed), data, transform, recipe, seed)
+    recipe = dataclasses.replace(recipe, max_lr=suggested(found, *run.rate_bounds))
+    return dataclasses.replace(run, recipe=recipe, rate_bounds=None), found
+
+
+def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> results.Result:
     """Train the run, continue it or, if `settings.reuse`, load it; keep its files and return it.
 
     With several seeds, from `settings.seed` on, weights and figures are those of the first, and
@@ -85,6 +111,7 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
         result = dataclasses.replace(results.load(kept, data), folder=folder)
         results.write(folder / "metrics.json", json.dumps(result.metrics, indent=1) + "\n")
         return result
+    run = with_found_rate(run, data, settings)[0] if run.rate_bounds else run
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     run = dataclasses.replace(run, recipe=recipe)
     accuracies = []
@@ -99,22 +126,20 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
     means = data.statistics[0]
     steps = run.transform(means).to_dict()["transform"]["transforms"]
     metrics = {
-        "notebook": run.name.split("/")[0],
-        "net": run.net,
+        "notebook": run.name.split("/")[0], "net": run.net, "seed": settings.seed,
         **{name: getattr(recipe, name) for name in ("epochs", "batch_size", "optimizer", "max_lr")},
         "recipe": dataclasses.asdict(recipe) | {"transform": run.transform.__name__},
         "augmentation": {step.pop("__class_fullname__"): step for step in steps},
         "channel_means": means.tolist(),
-        "seed": settings.seed,
         **measured,
         "published_test_accuracy": run.published if data.key == "cifar10" else None,
         "seeds": accuracies,
         "test_accuracy_mean": float(np.mean(tests)),
         "test_accuracy_std": float(np.std(tests, ddof=1)) if seeds > 1 else None,
         **results.circumstances(history, data, accelerator),
-    }
+    }  # fmt: skip
     metrics["requirements"] = results.judged(model, metrics)
-    result = Result(folder, model, history, metrics, logits, f"{run.net} on {data.title}")
+    result = results.Result(folder, model, history, metrics, logits, f"{run.net} on {data.title}")
     if accelerator.is_main_process:
         results.save(result)
     return result
@@ -123,30 +148,15 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> Resu
 def _train(
     run: Run, data: ImageData, settings: Settings, seed: int, accelerator: devices.Accelerator
 ) -> tuple[nn.Module, History]:
-    set_seed(seed)
-    model = build(run.net)
-    start_(model, run.recipe, data)
+    model = initial(run, data, seed)
     transform = run.transform(data.statistics[0])
     fingerprint = {
-        "run": run.name,
-        "network": str(model),
+        "run": run.name, "seed": seed, "network": str(model), "transform": str(transform),
         "data": [data.title, len(data.train_labels), float(data.train_images.mean())],
-        "recipe": dataclasses.asdict(run.recipe),
-        "transform": str(transform),
-        "seed": seed,
+        "recipe": dataclasses.asdict(run.recipe), "versions": results.versions(),
         "device": [accelerator.device.type, accelerator.mixed_precision, accelerator.num_processes],
-        "versions": results.versions(),
-    }
-    folder = settings.checkpoints(data.key) / run.name / f"seed-{seed}"
-    checkpoints = Checkpoints(folder, fingerprint, settings.resume)
-    history = fit(
-        model,
-        data,
-        transform,
-        run.recipe,
-        seed=seed,
-        checkpoints=checkpoints,
-        accelerator=accelerator,
-        workers=min(4, os.cpu_count() or 1) if accelerator.device.type == "cuda" else 0,
-    )
-    return model, history
+    }  # fmt: skip
+    file = settings.checkpoints(data.key) / run.name / f"seed-{seed}.pt"
+    options = {"checkpoint": Checkpoint(file, fingerprint, settings.resume), "seed": seed}
+    options["workers"] = min(4, os.cpu_count() or 1) if accelerator.device.type == "cuda" else 0
+    return model, fit(model, data, transform, run.recipe, accelerator=accelerator, **options)

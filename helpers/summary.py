@@ -7,21 +7,20 @@ import io
 import torch
 import torchinfo
 import torchsummary
-from torch import nn
 
 
-def parameter_count(model: nn.Module) -> int:
+def parameter_count(model: torch.nn.Module) -> int:
     """The number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _copy(model: nn.Module) -> nn.Module:
+def _copy(model: torch.nn.Module) -> torch.nn.Module:
     # torchsummary runs the network in the mode it is in, and in training mode that would change
     # what batch normalisation has learned.
     return copy.deepcopy(model).cpu().float().eval()
 
 
-def torchinfo_table(model: nn.Module) -> torchinfo.ModelStatistics:
+def torchinfo_table(model: torch.nn.Module) -> torchinfo.ModelStatistics:
     """torchinfo's table for an image of 3x32x32, with kernels and mult-adds; print it."""
     columns = ("input_size", "kernel_size", "output_size", "num_params", "trainable")
     image = torch.zeros(1, 3, 32, 32)  # given its size, torchinfo would draw a random one
@@ -30,12 +29,12 @@ def torchinfo_table(model: nn.Module) -> torchinfo.ModelStatistics:
     )
 
 
-def mult_adds(model: nn.Module) -> int:
+def mult_adds(model: torch.nn.Module) -> int:
     """Multiply-adds for one image of 3x32x32, as torchinfo counts them."""
     return torchinfo_table(model).total_mult_adds
 
 
-def layer_table(model: nn.Module) -> str:
+def layer_table(model: torch.nn.Module) -> str:
     """torchsummary's table: every layer with its output shape and parameters."""
     text = io.StringIO()
     with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(text):

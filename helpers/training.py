@@ -1,23 +1,20 @@
 """The training loop."""
 
-import math
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import accelerate.utils
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate import Accelerator, utils
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from helpers import devices
 from helpers.batches import BatchSampler, train_loader
-from helpers.checkpoints import Checkpoints
+from helpers.checkpoints import Checkpoint
 from helpers.data import ImageData
 from helpers.evaluation import check_test_set, predict
 from helpers.recipes import Recipe, make_optimizer, make_schedule
@@ -48,20 +45,13 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
 def set_seed(seed: int, epoch: int = 0, rank: int = 0) -> None:
     """Seed Python, NumPy and torch from (seed, epoch, rank), as at the start of every epoch."""
     value = np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]
-    accelerate.utils.set_seed(int(value))
+    utils.set_seed(int(value))
 
 
 def fit(
-    model: nn.Module,
-    data: ImageData,
-    transform: Callable | None,
-    recipe: Recipe,
-    *,
-    seed: int = 0,
-    checkpoints: Checkpoints | None = None,
-    accelerator: Accelerator | None = None,
-    workers: int = 0,
-) -> History:
+    model: nn.Module, data: ImageData, transform: Callable | None, recipe: Recipe, *, seed: int = 0,
+    checkpoint: Checkpoint | None = None, accelerator: Accelerator | None = None, workers: int = 0,
+) -> History:  # fmt: skip
     """Train the network in place, up to the last epoch's weights.
 
     Each epoch prints a line and leaves a checkpoint; what is there already is continued. Order,
@@ -83,7 +73,7 @@ def fit(
     model, optimizer = accelerator.prepare(network, optimizer)
     parts = {"model": network, "optimizer": optimizer, "schedule": schedule}
     parts |= {"scaler": accelerator.scaler} if accelerator.scaler else {}
-    history = _continue(checkpoints, parts, accelerator)
+    history = _continue(checkpoint, parts, accelerator)
     for row in history.rows:
         accelerator.print(epoch_line(row, recipe.epochs))
     if history.rows:
@@ -112,36 +102,31 @@ def fit(
             totals += _sums(logits.detach(), labels)
         train_loss, train_accuracy, seen = _means(totals, accelerator)
         trained = time.perf_counter()
-        if not math.isfinite(train_loss):
+        if not np.isfinite(train_loss):
             raise FloatingPointError(
                 f"the training loss is {train_loss} in epoch {epoch}: training has diverged; "
                 f"try a learning rate below {recipe.max_lr}"
             )
         test_loss, test_accuracy, _ = _means(_test(network, data, accelerator), accelerator)
-        row = {
-            "epoch": epoch,
-            "learning_rate": history.learning_rates[-1],
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
-            "images_per_second": seen / (trained - started),
-            "seconds": time.perf_counter() - started,
-        }
+        row = {"epoch": epoch, "learning_rate": history.learning_rates[-1]}
+        row |= {"train_loss": train_loss, "train_accuracy": train_accuracy}
+        row |= {"test_loss": test_loss, "test_accuracy": test_accuracy}
+        row |= {"images_per_second": seen / (trained - started)}
+        row |= {"seconds": time.perf_counter() - started}
         history.rows.append(row)
         accelerator.print(epoch_line(row, recipe.epochs), flush=True)
-        if checkpoints and accelerator.is_main_process:
+        if checkpoint and accelerator.is_main_process:
             states = {name: part.state_dict() for name, part in parts.items()}
-            checkpoints.save(epoch, {**states, "history": vars(history)})
+            checkpoint.save({**states, "history": vars(history)})
 
     for wrapper in ("forward", "_original_forward"):  # mixed precision's, put on by Accelerate
         vars(network).pop(wrapper, None)
     return history
 
 
-def _continue(checkpoints: Checkpoints | None, parts: dict, accelerator: Accelerator) -> History:
-    state = [checkpoints.load() if checkpoints and accelerator.is_main_process else None]
-    broadcast_object_list(state)  # other hosts may not see the main one's disk
+def _continue(checkpoint: Checkpoint | None, parts: dict, accelerator: Accelerator) -> History:
+    state = [checkpoint.load() if checkpoint and accelerator.is_main_process else None]
+    utils.broadcast_object_list(state)  # other hosts may not see the main one's disk
     if state[0] is None:
         return History()
     for name, part in parts.items():
@@ -150,7 +135,7 @@ def _continue(checkpoints: Checkpoints | None, parts: dict, accelerator: Acceler
 
 
 def _test(network: nn.Module, data: ImageData, accelerator: Accelerator) -> torch.Tensor:
-    broadcast(list(network.buffers()))  # the main process's are kept, so they are tested
+    utils.broadcast(list(network.buffers()))  # the main process's are kept, so they are tested
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     with accelerator.autocast():
         logits = predict(network, data, data.test_images[mine])

@@ -39,3 +39,15 @@ def flip_shift_scale_rotate_and_hole(mean: np.ndarray) -> A.Compose:
         border_mode=cv2.BORDER_REFLECT_101, p=0.5,
     )  # fmt: skip
     return A.Compose([A.HorizontalFlip(p=0.5), affine, hole(mean)])
+
+
+def flip_shift_and_hole(mean: np.ndarray) -> A.Compose:
+    """S10: mirror half of the images, shift all by up to 4 pixels, cut a hole into half."""
+    shift = A.Affine(translate_px=(-4, 4), border_mode=cv2.BORDER_REFLECT_101, p=1)
+    return A.Compose([A.HorizontalFlip(p=0.5), shift, hole(mean)])
+
+
+def crop_and_hole(mean: np.ndarray) -> A.Compose:
+    """ResNet18: RandomCrop(32, padding=4), the border mirrored; CutOut, in half of the images."""
+    pad = A.Pad(padding=4, border_mode=cv2.BORDER_REFLECT_101)
+    return A.Compose([pad, A.RandomCrop(32, 32), hole(mean)])

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from safetensors import SafetensorError
@@ -28,9 +27,9 @@ def verify(root: Path, data: ImageData, tta: bool = False) -> list[str]:
         except (KeyError, ValueError, RuntimeError, SafetensorError, OSError) as error:
             wrong.append(f"{name}: cannot be evaluated: {type(error).__name__} {error}")
             continue
-        print(rows.to_string(index=False))
+        print(rows.to_string())
         off = rows[~rows["holds"]]
-        wrong += [f"{name}: {r.figure} is {r.measured}, not {r.stated}" for r in off.itertuples()]
+        wrong += [f"{name}: {r.Index} is {r.measured}, not {r.stated}" for r in off.itertuples()]
     return wrong if files else [f"there are no kept runs in {root / 'results'}"]
 
 
@@ -39,13 +38,12 @@ def _compare(file: Path, data: ImageData, tta: bool) -> pd.DataFrame:
     model = results.with_weights(stated["net"], (file.parent / "model.safetensors").read_bytes())
     measured, _ = results.measure(model.to(devices.accelerator().device), data, tta)
     measured["requirements"] = results.judged(model, stated)
-    theirs, ours = _flat({key: stated[key] for key in measured}), _flat(measured)
-    rows = [(name, theirs.get(name), ours.get(name)) for name in dict.fromkeys([*ours, *theirs])]
-    rows = [(*row, _holds(*row)) for row in rows]
-    return pd.DataFrame(rows, columns=["figure", "stated", "measured", "holds"])
+    stated = _flat({key: stated[key] for key in measured})
+    table = pd.DataFrame({"stated": stated, "measured": _flat(measured)}, dtype=object)
+    return table.assign(holds=[_holds(*row) for row in table.itertuples(name=None)])
 
 
-def _flat(figures: dict[str, Any]) -> dict[str, Any]:
+def _flat(figures: dict) -> dict:
     verdicts = {
         row["demand"]: f"{row['measured']}: {'passes' if row['passed'] else 'fails'}"
         for row in figures["requirements"]
@@ -53,7 +51,7 @@ def _flat(figures: dict[str, Any]) -> dict[str, Any]:
     return pd.json_normalize(figures | {"requirements": verdicts}, sep=": ").to_dict("records")[0]
 
 
-def _holds(figure: str, stated: Any, measured: Any) -> bool:
+def _holds(figure: str, stated: object, measured: object) -> bool:
     if isinstance(stated, float) and isinstance(measured, float):  # only accuracies are
         tolerance = CLASS_POINTS if figure.startswith("class_accuracy") else POINTS
         return abs(stated - measured) <= tolerance

@@ -126,10 +126,10 @@ def test_every_image_is_in_one_batch_of_one_process(size, batch_size, processes,
     samplers = [BatchSampler(size, batch_size, 3, rank, processes) for rank in range(processes)]
     for sampler in samplers:
         sampler.epoch = epoch
-    seen = np.concatenate([batch.indices for sampler in samplers for batch in sampler])
+    seen = np.concatenate([indices for sampler in samplers for indices, _ in sampler])
     assert len(set(seen)) == len(seen) == size - size % processes
     assert set(seen) <= set(range(size))
-    shares = [[len(batch.indices) for batch in sampler] for sampler in samplers]
+    shares = [[len(indices) for indices, _ in sampler] for sampler in samplers]
     assert all(share == shares[0] and min(share, default=1) > 0 for share in shares)
     assert all(len(sampler) == len(shares[0]) for sampler in samplers)
 

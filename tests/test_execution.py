@@ -70,12 +70,12 @@ def test_in_colab_only_what_is_missing_is_installed_pinned_and_without_dependenc
     monkeypatch.setattr(notebook, "IN_COLAB", True)
     notebook.set_up("smoke", "digits")
     assert commands == []  # nothing is missing here
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.metadata.distributions", tuple)
     notebook._install_missing()
     [command] = commands
     assert command[:3] == [sys.executable, "-m", "pip"]
     assert "--no-deps" in command
-    for name in ("torchinfo", "torchsummary"):
+    for name in ("torchinfo", "torchsummary", "torch-lr-finder", "grad-cam", "ttach", "pooch"):
         assert any(part.startswith(f"{name}==") for part in command), name
     assert not any(name.startswith(("torch=", "numpy", "opencv")) for name in command)
 

@@ -14,7 +14,7 @@ MODULES = sorted((ROOT / "helpers").rglob("*.py"))
 ORDER = [
     "settings", "downloads", "data", "batches", "transforms", "models", "recipes",
     "initialisation", "receptive_field", "summary", "requirements", "devices", "evaluation",
-    "checkpoints", "training", "results", "runs", "plots",
+    "checkpoints", "training", "range_test", "results", "runs", "plots", "grad_cam",
     "verification", "reporting", "notebook", "__main__",
 ]  # fmt: skip
 

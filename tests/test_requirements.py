@@ -51,7 +51,6 @@ def sub(model, path, module):
         ("block4.0.pointwise", nn.Identity(), "depthwise separable"),
         ("block1.4", nn.Conv2d(64, 64, 2, stride=2), "three max poolings"),
         ("block1.4", nn.Identity(), "three max poolings"),
-        ("block1.4", nn.Identity(), "four blocks"),
         ("block3", nn.MaxPool2d(2), "four blocks"),
         ("gap", nn.AdaptiveMaxPool2d(1), "global average pooling"),
         ("gap", nn.MaxPool2d(4), "global average pooling"),
@@ -181,3 +180,60 @@ def test_an_s9_run_that_falls_short_fails_its_row(change, demand):
     failed = [row for row, passed in rows.items() if not passed]
     assert len(failed) >= 1
     assert any(demand in row for row in failed)
+
+
+def test_what_s10_lacks_compact_has():
+    table = requirements.of_network("S10", build("s10")).set_index("demand")
+    assert set(table.index[~table["passed"]]) == {
+        "no pooling but the global one",
+        "3x3 convolutions of stride 2 (or dilated) in its place",
+        "depthwise separable convolution, k > 1",
+        "dilated convolution, k > 1 and d > 1",
+        "global average pooling",  # its global pooling takes the maximum
+        "< 200,000 parameters",
+    }
+    assert requirements.of_network("S10", build("compact"))["passed"].all()
+
+
+S10_RUN = (
+    GOOD
+    | AUGMENTED
+    | {"epochs": 24, "batch_size": 512, "optimizer": "AdamW", "train_images": 50_000}
+    | {"steps": 24 * 98, "peak_epoch": 5.0}
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "demand"),
+    [
+        ({}, None),
+        ({"epochs": 25}, "24 epochs"),
+        ({"batch_size": 256}, "batch size"),
+        ({"optimizer": "SGD"}, "Adam"),
+        ({"steps": 24}, "a step a batch"),
+        ({"peak_epoch": 4.81}, "epoch 5"),
+        ({"test_accuracy": 89.99}, "90 %"),
+    ],
+)
+def test_s10_rows_follow_the_run(change, demand):
+    rows = verdicts(requirements.of_run("S10", S10_RUN | change))
+    failed = [row for row, passed in rows.items() if not passed]
+    assert any(demand in row for row in failed) if demand else not failed
+
+
+def test_compact_has_the_transitions_that_are_asked_beside_resnet18():
+    assert requirements.of_network("ResNet18_GradCAM", build("compact"))["passed"].all()
+    table = requirements.of_network("ResNet18_GradCAM", build("resnet18")).set_index("demand")
+    assert table["passed"].sum() < 4
+    assert not table.loc["< 100,000 parameters", "passed"]
+
+
+def test_resnet18_rows_follow_the_run():
+    cropped = {"Pad": {}, "RandomCrop": {}, **AUGMENTED["augmentation"]}
+    good = GOOD | AUGMENTED | {"epochs": 20, "augmentation": cropped}
+    assert requirements.of_run("ResNet18_GradCAM", good)["passed"].all()
+    uncropped, large = AUGMENTED["augmentation"], {"params": 11_173_962}
+    for change in ({"epochs": 51}, {"augmentation": uncropped}, large, large | {"epochs": 24}):
+        assert not requirements.of_run("ResNet18_GradCAM", good | change)["passed"].all()
+    failed = requirements.of_run("ResNet18_GradCAM", good | large | {"epochs": 24})
+    assert failed["passed"].sum() == 1

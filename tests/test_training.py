@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from helpers import data as data_module
 from helpers import devices, evaluation, transforms
-from helpers.checkpoints import Checkpoints
+from helpers.checkpoints import Checkpoint
 from helpers.recipes import Recipe, make_optimizer, make_schedule
+from helpers.runs import RUNS
 from helpers.settings import ROOT
 from helpers.training import fit, set_seed
 
@@ -90,6 +91,19 @@ def test_any_schedule_peaks_where_it_should_and_leaves_momentum_alone(epochs, ba
             schedule.step()
     assert abs(int(np.argmax(rates)) + 1 - peak * epochs * batches) <= 1
     assert betas == [g.get("betas", g.get("momentum")) for g in optimizer.param_groups]
+
+
+def test_s10_peaks_at_the_end_of_epoch_5_of_24():
+    optimizer = make_optimizer(Tiny(), RUNS["S10/s10"].recipe)
+    schedule = make_schedule(optimizer, RUNS["S10/s10"].recipe, batches=98)
+    rates = []
+    for _ in range(24 * 98 - 1):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    rates.append(schedule.get_last_lr()[0])
+    assert len(rates) == schedule.total_steps == 2352
+    assert int(np.argmax(rates)) == 489
 
 
 def test_weight_decay_spares_biases_and_normalisation():
@@ -182,66 +196,66 @@ TRAIN = """
 import json, os, signal, sys, torch
 from pathlib import Path
 from helpers import data, transforms
-from helpers.checkpoints import Checkpoints
+from helpers.checkpoints import Checkpoint
 from helpers.recipes import Recipe
 from helpers.training import fit, set_seed
 from tests.test_training import Tiny, without_times
 
-folder, moment, epoch = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-checkpoints = Checkpoints(folder, {"run": "tiny"})
+file, moment, epoch = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+checkpoint = Checkpoint(file, {"run": "tiny"})
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 def half(state, path, save=torch.save):
     save(state, path)
-    if moment == "half-written" and f"epoch-{epoch}" in str(path):
+    if moment == "half-written" and len(state["state"]["history"]["rows"]) == epoch:
         path.write_bytes(path.read_bytes()[:1000])
         kill()
 
-def rename(self, target, rename=Path.rename):
-    rename(self, target)
-    if moment == "renamed" and f"epoch-{epoch}" in str(target):
+def replace(self, target, replace=Path.replace):
+    replace(self, target)
+    if moment == "renamed" and len(torch.load(target)["state"]["history"]["rows"]) == epoch:
         kill()
 
-torch.save, Path.rename = half, rename
+torch.save, Path.replace = half, replace
 images = data.digits().first(300)
 recipe = Recipe(epochs=6, batch_size=32, max_lr=0.1, peak_epoch=2)
 set_seed(0)
 model = Tiny()
 transform = transforms.flip_and_shift(images.statistics[0])
-history = fit(model, images, transform, recipe, checkpoints=checkpoints)
+history = fit(model, images, transform, recipe, checkpoint=checkpoint)
 weights = sum(p.double().abs().sum().item() for p in model.state_dict().values())
 print("DONE", json.dumps([without_times(history), history.learning_rates, weights]))
 """
 
 
-def run_and_kill(folder, moment="never", epoch=0):
-    command = [sys.executable, "-c", TRAIN, str(folder), moment, f"{epoch:03d}"]
+def run_and_kill(file, moment="never", epoch=0):
+    command = [sys.executable, "-c", TRAIN, str(file), moment, str(epoch)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_a_run_killed_and_continued_equals_one_never_killed(tmp_path):
-    expected = run_and_kill(tmp_path / "whole")
+    expected = run_and_kill(tmp_path / "whole.pt")
     assert expected.returncode == 0, expected.stderr
-    folder = tmp_path / "killed"
-    for moment, epoch, left in (
-        ("half-written", 3, {"epoch-002", "epoch-003.partial"}),
-        ("renamed", 5, {"epoch-004", "epoch-005"}),
+    file = tmp_path / "killed" / "run.pt"
+    for moment, epoch, kept, left in (
+        ("half-written", 3, 2, {"run.pt", "run.partial"}),
+        ("renamed", 5, 5, {"run.pt"}),
     ):
-        assert run_and_kill(folder, moment, epoch).returncode == -signal.SIGKILL
-        assert {path.name for path in folder.iterdir()} == left
-    got = run_and_kill(folder)
+        assert run_and_kill(file, moment, epoch).returncode == -signal.SIGKILL
+        assert {path.name for path in file.parent.iterdir()} == left
+        assert len(torch.load(file)["state"]["history"]["rows"]) == kept
+    got = run_and_kill(file)
     assert "Continuing after epoch 5 of 6" in got.stdout
     assert got.stdout.split("DONE ")[1] == expected.stdout.split("DONE ")[1]
-    assert {path.name for path in folder.iterdir()} == {"epoch-006"}
 
 
 def test_a_finished_run_is_not_trained_again(digits, tmp_path, capsys):
-    checkpoints = Checkpoints(tmp_path / "run", {"run": "tiny"})
-    model, history = trained(digits, checkpoints=checkpoints)
+    checkpoint = Checkpoint(tmp_path / "run.pt", {"run": "tiny"})
+    model, history = trained(digits, checkpoint=checkpoint)
     capsys.readouterr()
-    again, same = trained(digits, checkpoints=checkpoints)
+    again, same = trained(digits, checkpoint=checkpoint)
     assert "Continuing after epoch 3 of 3" in capsys.readouterr().out
     assert same == history
     assert all(

@@ -17,21 +17,32 @@ def position_image() -> np.ndarray:
     return np.stack([rows, columns, np.full_like(rows, 200)], axis=-1).astype(np.uint8)
 
 
-def test_flip_and_shift_mirrors_half_and_shifts_by_up_to_two():
-    transform = transforms.flip_and_shift(MEAN)
+@pytest.mark.parametrize(
+    ("name", "furthest", "mirrors"),
+    [("flip_and_shift", 2, True), ("flip_shift_and_hole", 4, True), ("crop_and_hole", 4, False)],
+)
+def test_shifts_by_whole_pixels_up_to_the_furthest_and_mirrors_half_if_it_should(
+    name, furthest, mirrors
+):
+    transform = getattr(transforms, name)(MEAN)
     transform.set_random_seed(0)
     seen = []
-    for _ in range(600):
+    for _ in range(1200):
         image = transform(image=position_image())["image"]
         assert image.shape == (32, 32, 3)
         assert image.dtype == np.uint8
         middle = image[12:20, 12:20].astype(int)
+        if (middle[..., 2] != 200).any():
+            continue  # the hole is in the way
         mirrored = middle[0, 1, 1] < middle[0, 0, 1]
         down = middle[0, 0, 0] - 12
         right = middle[0, 0, 1] - (31 - 12 if mirrored else 12)
         seen.append((mirrored, down, right))
-    assert 250 < sum(mirrored for mirrored, _, _ in seen) < 350
-    assert {down for _, down, _ in seen} == {right for _, _, right in seen} == {-2, -1, 0, 1, 2}
+    assert len(seen) > 500
+    assert 0.4 < np.mean([mirrored for mirrored, _, _ in seen]) < 0.6 if mirrors else True
+    assert mirrors or not any(mirrored for mirrored, _, _ in seen)
+    every = set(range(-furthest, furthest + 1))
+    assert {down for _, down, _ in seen} == {right for _, _, right in seen} == every
 
 
 def holes(transform, images=400):
@@ -46,8 +57,11 @@ def holes(transform, images=400):
     return found
 
 
-def test_the_hole_is_one_square_of_16_pixels_in_the_mean():
-    found = holes(transforms.flip_shift_scale_rotate_and_hole(MEAN))
+@pytest.mark.parametrize(
+    "name", ["flip_shift_scale_rotate_and_hole", "flip_shift_and_hole", "crop_and_hole"]
+)
+def test_the_hole_is_one_square_of_16_pixels_in_the_mean(name):
+    found = holes(getattr(transforms, name)(MEAN))
     cut = [hole for hole in found if hole]
     assert 150 < len(cut) < 250  # one image in two
     for rows, columns, colours in cut:

@@ -13,13 +13,9 @@ from helpers.models.s10 import CustomResNet
 from helpers.settings import one_of
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "s7": S7,
-    "s7_dropout": S7Dropout,
-    "s9": S9,
-    "compact": Compact,
-    "s10": CustomResNet,
-    "resnet18": ResNet18,
-}
+    "s7": S7, "s7_dropout": S7Dropout, "s9": S9,
+    "compact": Compact, "s10": CustomResNet, "resnet18": ResNet18,
+}  # fmt: skip
 
 
 def build(name: str) -> nn.Module:

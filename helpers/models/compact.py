@@ -1,7 +1,6 @@
 """Our own network under 100,000 parameters for S9's bonus and seed document 004's second part."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
 from helpers.models.s7 import DepthwiseSeparableConv
@@ -17,7 +16,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to the same shape."""
-        return F.relu(x + self.bn(self.conv(x)))
+        return (x + self.bn(self.conv(x))).relu()
 
 
 class Compact(nn.Module):

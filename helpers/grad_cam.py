@@ -1,0 +1,33 @@
+"""Grad-CAM (R. R. Selvaraju et al., arXiv:1610.02391), by the grad-cam library."""
+
+import copy
+
+import cv2
+import numpy as np
+import torch
+
+from helpers.data import ImageData
+
+
+def grad_cam(
+    model: torch.nn.Module, layer: str, images: np.ndarray, classes: np.ndarray, data: ImageData
+) -> np.ndarray:
+    """Where the network sees a class: the images (N, 32, 32, 3) uint8 under a map of heat.
+
+    `classes` (N,) names each image's class, `layer` whose output is looked at, as in "layer3". The
+    network is left untouched: a copy of it is run, in float32. Raises AttributeError where it has
+    no such layer.
+    """
+    from pytorch_grad_cam import GradCAM  # here, as its import draws random numbers
+    from pytorch_grad_cam.utils.image import show_cam_on_image
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    # The library leaves hooks, evaluation mode and gradients behind.
+    network = copy.deepcopy(model).float().requires_grad_()
+    device = next(network.parameters()).device
+    inputs = data.normalise(torch.from_numpy(images).permute(0, 3, 1, 2).to(device))
+    targets = [ClassifierOutputTarget(int(number)) for number in classes]
+    heat = GradCAM(network, [network.get_submodule(layer)])(inputs, targets)
+    options = {"use_rgb": True, "colormap": cv2.COLORMAP_VIRIDIS}
+    both = zip(np.float32(images) / 255, heat, strict=True)
+    return np.stack([show_cam_on_image(image, map_, **options) for image, map_ in both])

@@ -1,0 +1,50 @@
+"""The learning-rate range test (L. N. Smith, arXiv:1506.01186), by torch-lr-finder."""
+
+import contextlib
+import copy
+import io
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+
+from helpers import devices
+from helpers.batches import BatchSampler, train_loader
+from helpers.data import ImageData
+from helpers.recipes import Recipe, make_optimizer
+
+
+def range_test(
+    model: torch.nn.Module, data: ImageData, transform: Callable | None, recipe: Recipe,
+    seed: int = 0, steps: int = 100,
+) -> pd.DataFrame:  # fmt: skip
+    """Take steps at rates that grow from 1e-5 to 1; a row each: learning_rate, (smoothed) loss.
+
+    They are taken by a copy of the network, with the recipe's optimizer, batches and loss: network
+    and random state are left as they were.
+    """
+    with warnings.catch_warnings(action="ignore"):  # of widgets that are not wanted
+        from torch_lr_finder import LRFinder
+
+    accelerator = devices.accelerator()
+    network = copy.deepcopy(model).to(accelerator.device, memory_format=torch.channels_last)
+    network.register_forward_pre_hook(lambda _, images: data.normalise(*images))
+    optimizer = make_optimizer(network, recipe)
+    loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    finder = LRFinder(accelerator.prepare(network), optimizer, loss, accelerator.device)
+    sampler = BatchSampler(len(data.train_labels), recipe.batch_size, seed)
+    loader, bar = train_loader(data, transform, sampler), contextlib.redirect_stderr(io.StringIO())
+    with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()), bar:
+        torch.manual_seed(seed)
+        finder.range_test(loader, start_lr=1e-5, end_lr=1, num_iter=steps)
+    return pd.DataFrame(finder.history).rename(columns={"lr": "learning_rate"})
+
+
+def suggested(found: pd.DataFrame, lowest: float, highest: float) -> float:
+    """A tenth of the rate at which the loss was lowest, kept between two bounds.
+
+    The point of steepest descent, which torch-lr-finder suggests, is far noisier.
+    """
+    return float(np.clip(found["learning_rate"][found["loss"].idxmin()] / 10, lowest, highest))

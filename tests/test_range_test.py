@@ -1,0 +1,64 @@
+"""The learning-rate range test: repeatable, without traces, and its rule keeps to the bounds."""
+
+import copy
+import random
+
+import albumentations as A
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from helpers import data as data_module
+from helpers.range_test import range_test, suggested
+from helpers.recipes import Recipe
+
+RECIPE = Recipe(epochs=1, batch_size=64, max_lr=0.1, peak_epoch=0.5, optimizer="AdamW")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data_module.digits().first(300)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10)
+    )
+
+
+def test_it_leaves_no_trace_and_can_be_repeated(digits, capsys):
+    model = network()
+    model(torch.zeros(2, 3, 32, 32))
+    before = copy.deepcopy(model.state_dict())
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    transform = A.Compose([A.HorizontalFlip(p=0.5)])
+    found = [range_test(model, digits, transform, RECIPE, seed=3, steps=30) for _ in range(2)]
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert (states[1] == np.random.get_state()[1]).all()
+    assert states[2] == random.getstate()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(p.grad is not None for p in model.parameters())
+    pd.testing.assert_frame_equal(*found)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_rates_grow_and_the_loss_first_falls(digits):
+    model = network()
+    model(torch.zeros(2, 3, 32, 32))
+    found = range_test(model, digits, None, RECIPE, steps=60)
+    rates = found["learning_rate"].to_numpy()
+    assert rates[0] < 2e-5
+    assert (np.diff(np.log(rates)) > 0).all()
+    assert found["loss"].min() < 0.8 * found["loss"].iloc[0]
+    assert 1e-3 < found["learning_rate"][found["loss"].idxmin()] <= 1
+
+
+@pytest.mark.parametrize(("lowest_at", "rate"), [(0.05, 0.005), (1.0, 0.01), (1e-4, 1e-3)])
+def test_the_rule_is_a_tenth_of_the_lowest_within_bounds(lowest_at, rate):
+    rates = np.geomspace(1e-5, 1, 501)
+    losses = np.abs(np.log(rates / lowest_at))
+    found = pd.DataFrame({"learning_rate": rates, "loss": losses})
+    assert suggested(found, 1e-3, 1e-2) == pytest.approx(rate, rel=0.02)
