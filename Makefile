@@ -21,7 +21,7 @@ LOCK = uv pip compile pyproject.toml --group test --universal --python-version 3
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-lowest verify report badges lint format lock clean
+.PHONY: help setup run test test-lowest verify report bench badges lint format lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
@@ -43,8 +43,12 @@ test-lowest: .venv-lowest/.installed ## Run the unit tests with the oldest depen
 verify: .venv/.installed ## Evaluate the kept networks again and compare with their metrics
 	.venv/bin/python -m helpers verify
 
-report: .venv/.installed ## Write the table of results into the READMEs
+report: .venv/.installed ## Write the tables of results and of the benchmark into the READMEs
 	.venv/bin/python -m helpers report
+	.venv/bin/python -c 'from benchmarks import report; report.write()'
+
+bench: .venv/.installed ## Measure the speed against the hand-ins' way (leave the machine alone)
+	.venv/bin/python -m benchmarks
 
 badges: ## Write your repository's address everywhere (REPO=owner/name)
 	@echo '$(REPO)' | grep -qE '^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$$' || \

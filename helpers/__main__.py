@@ -1,6 +1,7 @@
 """The command line, `python -m helpers`: fetch the data, train, run notebooks, check and report."""
 
 import dataclasses
+import os
 import sys
 from typing import Annotated
 
@@ -29,20 +30,23 @@ def train(
     run: Annotated[str, typer.Argument(help="Which, as in 'S7/s7'.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from SEED on.")] = 1,
     validation: Annotated[bool, typer.Option(help="Train on 9 of 10, test on 1 of 10.")] = False,
+    scale: Annotated[bool, typer.Option(help="A whole batch for each process.")] = False,
 ) -> None:
     """Train one run, or continue it, and keep its files.
 
     PROFILE, DATASET, SEED, RESUME and REUSE in the environment choose how. With --validation, the
-    training images alone are split: choices are made there, not on the test images.
+    training images alone are split: choices are made there, not on the test images. Several
+    processes (torchrun) share each batch, or with --scale take one each, at a rate as much higher.
     """
     from helpers import data, devices, runs
 
     chosen, settings = runs.RUNS[one_of("run", run, runs.RUNS)], Settings.from_environment()
-    with devices.processes().main_process_first():  # one process downloads, the others find it
+    processes = devices.processes()
+    with processes.main_process_first():  # one process downloads, the others find it
         images = data.load(settings, validation)
-    result = runs.train(chosen, images, settings, seeds)
-    line = f"{result.metrics['test_accuracy']:.2f} % of the test images right; {result.folder}"
-    devices.processes().print(line)
+    result = runs.train(chosen, images, settings, seeds, processes.num_processes if scale else 1)
+    reached = f"{result.metrics['test_accuracy']:.2f} % of the test images right"
+    processes.print(f"{reached}; {result.folder}")
 
 
 @app.command()
@@ -99,6 +103,11 @@ def main() -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)  # 2: an argument or a variable
+    except RuntimeError as error:
+        if "RANK" not in os.environ:
+            raise
+        after = "Where one was lost, the same command goes on from the last epoch."
+        sys.exit(f"error: process {os.environ['RANK']} stopped: {error}\n{after}")
 
 
 if __name__ == "__main__":

@@ -56,11 +56,9 @@ class ImageData:
         """
         order = np.random.default_rng(10).permutation(len(self.train_images))
         held, rest = np.split(order, [len(order) // 10])
-        images, labels = self.train_images, self.train_labels
-        return ImageData(
-            f"{self.key}-validation", f"{self.title} (validation split)", self.classes,
-            images[rest], labels[rest], images[held], labels[held],
-        )  # fmt: skip
+        title, arrays = f"{self.title} (validation split)", (self.train_images, self.train_labels)
+        parts = [array[indices] for indices in (rest, held) for array in arrays]
+        return ImageData(f"{self.key}-validation", title, self.classes, *parts)
 
 
 def digits() -> ImageData:

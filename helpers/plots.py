@@ -46,11 +46,11 @@ def gallery(images: np.ndarray, captions: Sequence[str], title: str, columns: in
 def curves(history: History, title: str) -> Figure:
     """Loss and accuracy of every epoch, training and test."""
     figure, axes = _figure(10, 4, title, ncols=2)
-    epochs = [row["epoch"] for row in history.rows]
+    rows = pd.DataFrame(history.rows)
     for axis, key, unit in zip(axes, ("loss", "accuracy"), ("cross-entropy", "%"), strict=True):
         for part, colour, style in (("train", BLUE, "o--"), ("test", ORANGE, "o-")):
-            values = [row[f"{part}_{key}"] for row in history.rows]
-            axis.plot(epochs, values, style, color=colour, markersize=3, label=part)
+            values = rows[f"{part}_{key}"]
+            axis.plot(rows["epoch"], values, style, color=colour, markersize=3, label=part)
         axis.set(xlabel="epoch", ylabel=f"{key} ({unit})", title=key.capitalize())
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)

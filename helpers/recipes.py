@@ -1,6 +1,6 @@
 """How networks are trained: recipes, and the optimizer and schedule they ask for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
@@ -13,8 +13,8 @@ class Recipe:
     """How a network is trained.
 
     The learning rate goes up linearly from a tenth of `max_lr` to `max_lr` at `peak_epoch`, then
-    down linearly to nothing, a step a batch. `optimizer` is "SGD" (Nesterov momentum .9), "Adam"
-    or "AdamW" (betas .9 and .99); `weight_decay` is for convolutions and linear layers only;
+    down linearly to nothing, a step a batch. `optimizer` is "SGD" (Nesterov momentum .9) or
+    "AdamW" (betas .9 and .99); `weight_decay` is for convolutions and linear layers only;
     `dropout` takes the place of the network's own probability, unless None; `whitened` and
     `identity` choose the weights to start from (`helpers.initialisation`).
     """
@@ -30,29 +30,26 @@ class Recipe:
     whitened: bool = False
     identity: bool = False
 
+    def with_batch_size(self, batch_size: int) -> "Recipe":
+        """The recipe for other batches; `max_lr` changes in proportion (arXiv:1706.02677)."""
+        max_lr = self.max_lr * batch_size / self.batch_size
+        return replace(self, batch_size=batch_size, max_lr=max_lr)
+
 
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer; ValueError where it names one that is not known."""
-    known = {"SGD": {"momentum": 0.9, "nesterov": True}, "Adam": {"betas": (0.9, 0.99)}}
-    known["AdamW"] = known["Adam"]
+    known = {"SGD": {"momentum": 0.9, "nesterov": True}, "AdamW": {"betas": (0.9, 0.99)}}
     options = known[one_of("optimizer", recipe.optimizer, known)]
     options |= {"lr": recipe.max_lr, "weight_decay": recipe.weight_decay}
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1]},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    weights, rest = ([p for p in model.parameters() if (p.ndim > 1) is w] for w in (True, False))
+    groups = [{"params": weights}, {"params": rest, "weight_decay": 0.0}]
     return getattr(torch.optim, recipe.optimizer)(groups, **options)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, batches: int) -> OneCycleLR:
     """The recipe's one-cycle schedule, to be stepped once a batch, `batches` times an epoch."""
     return OneCycleLR(
-        optimizer,
-        recipe.max_lr,
-        total_steps=recipe.epochs * batches,
-        pct_start=recipe.peak_epoch / recipe.epochs,
-        anneal_strategy="linear",
-        cycle_momentum=False,  # it would cycle Adam's beta1 too
-        div_factor=10,
-        final_div_factor=1e4,
-    )
+        optimizer, recipe.max_lr, total_steps=recipe.epochs * batches,
+        pct_start=recipe.peak_epoch / recipe.epochs, div_factor=10, final_div_factor=1e4,
+        anneal_strategy="linear", cycle_momentum=False,  # it would cycle Adam's beta1 too
+    )  # fmt: skip

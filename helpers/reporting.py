@@ -9,8 +9,8 @@ from helpers.settings import ROOT
 INTRO = """# Results
 
 Made by `make report` from the `metrics.json` files; `make verify` measures them again. Accuracies
-are those of the last epoch's weights on all 10,000 test images, in float32. Receptive fields are in
-pixels, before / including the global pooling.
+are of the last epoch's weights on all 10,000 test images, in float32; receptive fields in pixels,
+before / including the global pooling.
 """
 BEGIN, END = "<!-- results: made by `make report` -->", "<!-- end of results -->"
 
@@ -23,7 +23,7 @@ def kept(results: Path) -> dict[str, dict]:
 
 def table(runs: dict[str, dict]) -> str:
     """The runs as a Markdown table."""
-    rows = [
+    return markdown([
         {
             "run": name if m["dataset"] == "CIFAR-10" else f"{name}, {m['dataset']}",
             "parameters": f"{m['params']:,}",
@@ -38,7 +38,11 @@ def table(runs: dict[str, dict]) -> str:
             "device": m["device"],
         }
         for name, m in runs.items()
-    ]
+    ])  # fmt: skip
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    """Rows with the same columns as a Markdown table."""
     head = list(next(iter(rows), {}))
     lines = [head, ["---"] * len(head), *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -50,20 +54,21 @@ def _percent(value: float | None) -> str:
 
 def _seeds(metrics: dict) -> str:
     mean, std, seeds = (metrics[k] for k in ("test_accuracy_mean", "test_accuracy_std", "seeds"))
-    return (
-        f"{mean:.2f} ± {std:.2f} ({len(seeds)} seeds)" if std else f"seed {metrics['seed']} alone"
-    )
+    many = f"{mean:.2f} ± {std:.2f} ({len(seeds)} seeds)" if std else None
+    return many or f"seed {metrics['seed']} alone"
 
 
 def report(root: Path = ROOT) -> None:
-    """Write the table into results/README.md and, between its two markers, README.md.
-
-    Raises ValueError where README.md lacks a marker.
-    """
+    """Write the table into results/README.md and, between its two markers, README.md."""
     text = table(kept(root / "results"))
-    readme = (root / "README.md").read_text()
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        raise ValueError(f"README.md needs the lines {BEGIN} and {END}, once each")
-    before, _, rest = readme.partition(BEGIN)
-    write(root / "README.md", f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
+    fill(root / "README.md", BEGIN, END, text)
     write(root / "results" / "README.md", f"{INTRO}\n{text}\n")
+
+
+def fill(file: Path, begin: str, end: str, text: str) -> None:
+    """Put text between two marking lines of a file; ValueError where they are not there once."""
+    content = file.read_text()
+    if content.count(begin) != 1 or content.count(end) != 1:
+        raise ValueError(f"{file.name} needs the lines {begin} and {end}, once each")
+    before, _, rest = content.partition(begin)
+    write(file, f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")

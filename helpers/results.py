@@ -1,5 +1,6 @@
 """What a run leaves behind: weights, the figures measured from them, tables and plots."""
 
+import copy
 import datetime
 import json
 import platform
@@ -91,12 +92,11 @@ def judged(model: nn.Module, metrics: dict) -> list[dict]:
 
 def weight_bytes(model: nn.Module) -> bytes:
     """The weights as a safetensors file: convolutions and linear layers in fp16, the rest fp32."""
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    for name, module in model.named_modules():
+    halved = copy.deepcopy(model).cpu()
+    for module in halved.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            for parameter, _ in module.named_parameters(prefix=name):
-                state[parameter] = state[parameter].half()
-    return safetensors.save(state)
+            module.half()
+    return safetensors.save({name: v.contiguous() for name, v in halved.state_dict().items()})
 
 
 def with_weights(net: str, weights: bytes) -> nn.Module:

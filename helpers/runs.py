@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from accelerate import utils
 from torch import nn
 
 from helpers import devices, results, transforms
@@ -42,9 +43,7 @@ S7_RECIPE = Recipe(
     whitened=True, identity=True,
 )  # fmt: skip
 S7_DROPOUT_RECIPE = dataclasses.replace(S7_RECIPE, batch_size=128, max_lr=0.1, dropout=0.05)
-S9_RECIPE = dataclasses.replace(
-    S7_RECIPE, epochs=50, batch_size=128, max_lr=0.1, peak_epoch=10, dropout=0.0
-)
+S9_RECIPE = dataclasses.replace(S7_DROPOUT_RECIPE, epochs=50, peak_epoch=10, dropout=0.0)
 COMPACT_RECIPE = dataclasses.replace(S9_RECIPE, epochs=35, max_lr=0.2, peak_epoch=7)
 S10_RECIPE = dataclasses.replace(
     S7_RECIPE, epochs=24, batch_size=512, max_lr=0.003, peak_epoch=5, optimizer="AdamW",
@@ -72,12 +71,9 @@ def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
     The peak keeps its place in the cycle, and the learning rate shrinks with the batch.
     """
     epochs = min(recipe.epochs, profile.epochs or recipe.epochs)
-    batch_size = max(1, min(recipe.batch_size, train_images // 32))
-    peak, max_lr = recipe.peak_epoch / recipe.epochs, recipe.max_lr / recipe.batch_size
-    return dataclasses.replace(
-        recipe, epochs=epochs, batch_size=batch_size, peak_epoch=peak * epochs,
-        max_lr=max_lr * batch_size,
-    )  # fmt: skip
+    peak_epoch = recipe.peak_epoch / recipe.epochs * epochs
+    recipe = dataclasses.replace(recipe, epochs=epochs, peak_epoch=peak_epoch)
+    return recipe.with_batch_size(max(1, min(recipe.batch_size, train_images // 32)))
 
 
 def initial(run: Run, data: ImageData, seed: int) -> nn.Module:
@@ -92,17 +88,21 @@ def with_found_rate(run: Run, data: ImageData, settings: Settings) -> tuple[Run,
     """The run with the `max_lr` that a range test suggests, and that test."""
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     transform, seed = run.transform(data.statistics[0]), settings.seed
-    found = range_test(initial(run, data, seed), data, transform, recipe, seed)
-    recipe = dataclasses.replace(recipe, max_lr=suggested(found, *run.rate_bounds))
-    return dataclasses.replace(run, recipe=recipe, rate_bounds=None), found
+    found = [range_test(initial(run, data, seed), data, transform, recipe, seed)]
+    utils.broadcast_object_list(found)  # each process has found one, but all need the same rate
+    recipe = dataclasses.replace(recipe, max_lr=suggested(found[0], *run.rate_bounds))
+    return dataclasses.replace(run, recipe=recipe, rate_bounds=None), found[0]
 
 
-def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> results.Result:
+def train(
+    run: Run, data: ImageData, settings: Settings, seeds: int = 1, batches: int = 1
+) -> results.Result:
     """Train the run, continue it or, if `settings.reuse`, load it; keep its files and return it.
 
     With several seeds, from `settings.seed` on, weights and figures are those of the first, and
-    the accuracies of all stand beside them. Raises FileNotFoundError where there is nothing to
-    reuse, ValueError where it is of other data.
+    the accuracies of all stand beside them. A step takes so many `batches` of the recipe at once,
+    at a rate as much higher: one for each of several processes, say. Raises FileNotFoundError
+    where there is nothing to reuse, ValueError where it is of other data.
     """
     folder = settings.results(data.key) / run.name
     if settings.reuse:
@@ -113,6 +113,7 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> resu
         return result
     run = with_found_rate(run, data, settings)[0] if run.rate_bounds else run
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
+    recipe = recipe.with_batch_size(recipe.batch_size * batches)
     run = dataclasses.replace(run, recipe=recipe)
     accuracies = []
     for seed in reversed(range(settings.seed, settings.seed + seeds)):  # the first one last
@@ -123,14 +124,13 @@ def train(run: Run, data: ImageData, settings: Settings, seeds: int = 1) -> resu
         of_seed = {k: v for k, v in measured.items() if k.startswith("test_accuracy")}
         accuracies.insert(0, {"seed": seed} | of_seed)
     tests = [accuracy["test_accuracy"] for accuracy in accuracies]
-    means = data.statistics[0]
-    steps = run.transform(means).to_dict()["transform"]["transforms"]
+    steps = run.transform(data.statistics[0]).to_dict()["transform"]["transforms"]
     metrics = {
         "notebook": run.name.split("/")[0], "net": run.net, "seed": settings.seed,
         **{name: getattr(recipe, name) for name in ("epochs", "batch_size", "optimizer", "max_lr")},
         "recipe": dataclasses.asdict(recipe) | {"transform": run.transform.__name__},
         "augmentation": {step.pop("__class_fullname__"): step for step in steps},
-        "channel_means": means.tolist(),
+        "channel_means": data.statistics[0].tolist(),
         **measured,
         "published_test_accuracy": run.published if data.key == "cifar10" else None,
         "seeds": accuracies,

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator, utils
 from torch import nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from helpers import devices
@@ -34,12 +33,12 @@ class History:
 
 def epoch_line(row: dict[str, float], epochs: int) -> str:
     """An epoch's row as a line of text: rate at its end, losses and accuracies, speed, time."""
-    return (
-        f"epoch {row['epoch']:>2}/{epochs}  lr {row['learning_rate']:.4f}  "
-        f"train loss {row['train_loss']:.3f}, {row['train_accuracy']:5.2f} %  "
-        f"test loss {row['test_loss']:.3f}, {row['test_accuracy']:5.2f} %  "
-        f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.0f} s"
+    line = (
+        "epoch {epoch:>2}/{epochs}  lr {learning_rate:.4f}  train loss {train_loss:.3f}, "
+        "{train_accuracy:5.2f} %  test loss {test_loss:.3f}, {test_accuracy:5.2f} %  "
+        "{images_per_second:,.0f} images/s  {seconds:.0f} s"
     )
+    return line.format(**row, epochs=epochs)
 
 
 def set_seed(seed: int, epoch: int = 0, rank: int = 0) -> None:
@@ -68,9 +67,13 @@ def fit(
     sampler = BatchSampler(len(data.train_labels), recipe.batch_size, seed, rank, processes)
     loader = train_loader(data, transform, sampler, workers)
     network = model.to(accelerator.device, memory_format=torch.channels_last)
+    criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     optimizer = make_optimizer(network, recipe)
     schedule = make_schedule(optimizer, recipe, len(loader))
     model, optimizer = accelerator.prepare(network, optimizer)
+    if processes > 1:
+        shares = f"{processes} processes x {recipe.batch_size // processes} images a step"
+        accelerator.print(f"{shares}, learning rate up to {recipe.max_lr}")
     parts = {"model": network, "optimizer": optimizer, "schedule": schedule}
     parts |= {"scaler": accelerator.scaler} if accelerator.scaler else {}
     history = _continue(checkpoint, parts, accelerator)
@@ -91,7 +94,7 @@ def fit(
             images = data.normalise(images.to(accelerator.device, non_blocking=True))
             labels = labels.to(accelerator.device, non_blocking=True)
             logits = model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            loss = criterion(logits, labels)
             optimizer.zero_grad()
             accelerator.backward(loss)
             optimizer.step()
@@ -109,9 +112,8 @@ def fit(
             )
         test_loss, test_accuracy, _ = _means(_test(network, data, accelerator), accelerator)
         row = {"epoch": epoch, "learning_rate": history.learning_rates[-1]}
-        row |= {"train_loss": train_loss, "train_accuracy": train_accuracy}
-        row |= {"test_loss": test_loss, "test_accuracy": test_accuracy}
-        row |= {"images_per_second": seen / (trained - started)}
+        row |= {"train_loss": train_loss, "train_accuracy": train_accuracy, "test_loss": test_loss}
+        row |= {"test_accuracy": test_accuracy, "images_per_second": seen / (trained - started)}
         row |= {"seconds": time.perf_counter() - started}
         history.rows.append(row)
         accelerator.print(epoch_line(row, recipe.epochs), flush=True)
@@ -148,6 +150,6 @@ def _means(totals: torch.Tensor, accelerator: Accelerator) -> tuple[float, float
 
 
 def _sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    loss = F.cross_entropy(logits, labels, reduction="sum")
+    loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
     correct = (logits.argmax(dim=1) == labels).sum()
     return torch.stack([loss, correct.float(), torch.full_like(loss, len(labels))])

@@ -99,23 +99,3 @@ def test_a_run_from_end_to_end(tmp_path):
     metrics = json.loads((ROOT / folder / "metrics.json").read_text())
     assert metrics["test_images"] == 143
     assert metrics["dataset"].endswith("(validation split)")
-
-
-def test_two_processes_make_one_result(tmp_path):
-    """What `fit` does on several GPUs, on two CPU processes: equal shares, one writer."""
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "helpers", "train", "S7/s7_dropout", "--validation"),
-    ]
-    choices = {"PROFILE": "smoke", "DATASET": "digits", "RESUME": "0", "SEED": "1"}
-    choices |= {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **choices}, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch  1/2") == 1
-    [folder] = re.findall(r"% of the test images right; (.*)", done.stdout)  # one says so
-    metrics = json.loads((ROOT / folder / "metrics.json").read_text())
-    assert metrics["processes"] == 2
-    assert metrics["train_images"] == 512

@@ -1,0 +1,101 @@
+"""What a benchmark found, as tables for the README and as a figure."""
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from helpers.plots import BLUE, ORANGE
+from helpers.reporting import fill, markdown
+from helpers.settings import ROOT
+
+BEGIN, END = "<!-- speed: made by `make bench` -->", "<!-- end of speed -->"
+
+
+def section(found: dict) -> str:
+    """The benchmark of one device, in Markdown."""
+    ceiling = found["ceiling"]
+    growth = [
+        f"{what}: " + ", ".join(f"{value}: {speed:,.0f}" for value, speed in speeds.items())
+        for what, speeds in found["growth of s7"].items()
+    ]
+    precision = found["precision"].replace("no", "float32")
+    return "\n\n".join(
+        [
+            f"### {found['device']}, {precision}",
+            f"Measured on {found['date']} with PyTorch {found['versions']['torch']}: medians of "
+            f"{found['repetitions']} repetitions of either way by turns. The ceiling is "
+            f"{ceiling['flops'] / 1e9:,.0f} GFLOP/s ({ceiling['by']}); a large copy moves "
+            f"{ceiling['copy_bytes'] / 1e9:.0f} GB/s.",
+            markdown([_training(net, row, ceiling) for net, row in found["networks"].items()]),
+            markdown([_beside(net, row) for net, row in found["networks"].items()]),
+            "Training images a second of `s7` by " + "; by ".join(growth) + ".",
+        ]
+    )
+
+
+def _training(net: str, row: dict, ceiling: dict) -> dict[str, str]:
+    theirs, ours = row["theirs"], row["ours"]
+    speeds = theirs["images_per_second"], ours["images_per_second"]
+    achieved = 6 * row["mult_adds"] * speeds[1]  # a mult-add is 2 FLOP, backward twice forward
+    share = speeds[1] / ours["loaded_per_second"]
+    return {
+        "training": f"`{net}`",
+        "hand-ins' way, images/s": f"{speeds[0]:,.0f}",
+        "ours, images/s": f"{speeds[1]:,.0f}",
+        "ratio": f"**{speeds[1] / speeds[0]:.2f}x**",
+        "ours, GFLOP/s": f"{achieved / 1e9:,.0f}",
+        "of the ceiling": f"{achieved / ceiling['flops']:.0%}",
+        "loading, of a step": f"{share:.1%}",
+    }
+
+
+def _beside(net: str, row: dict) -> dict[str, str]:
+    both = row["theirs"], row["ours"]
+
+    def pair(figure: str, unit: float = 1, digits: int = 0) -> str:
+        return " / ".join(f"{way[figure] / unit:,.{digits}f}" for way in both)
+
+    return {
+        "theirs / ours": f"`{net}`",
+        "loading alone, images/s": pair("loaded_per_second"),
+        "CPU an image, µs": pair("loading_cpu_microseconds"),
+        "evaluation, images/s": pair("evaluated_per_second"),
+        "peak memory, GiB": pair("peak_memory", 2**30, 1),
+        "start to first step, s": pair("seconds_to_first_step", 1, 1),
+    }
+
+
+def figure(found: dict) -> Figure:
+    """Images a second of every network both ways, and of `s7` as its cost grows."""
+    drawn = Figure((10, 6.5), dpi=100, layout="constrained", facecolor="white")
+    drawn.suptitle(f"Training speed: {found['device']}")
+    axes = drawn.subplot_mosaic([["networks"] * 3, list(found["growth of s7"])])
+    names = list(found["networks"])
+    for shift, way, colour in ((-0.2, "theirs", ORANGE), (0.2, "ours", BLUE)):
+        speeds = [found["networks"][net][way]["images_per_second"] for net in names]
+        label = {"theirs": "the hand-ins' way", "ours": "ours"}[way]
+        places = [place + shift for place in range(len(names))]
+        bars = axes["networks"].bar(places, speeds, 0.4, color=colour, label=label)
+        axes["networks"].bar_label(bars, fmt="{:,.0f}", fontsize=8)
+    axes["networks"].set_xticks(range(len(names)), names)
+    axes["networks"].set(xlabel="network", ylabel="training images/s")
+    axes["networks"].legend()
+    for what, speeds in found["growth of s7"].items():
+        axes[what].plot(list(map(str, speeds)), list(speeds.values()), "o-", color=BLUE)
+        axes[what].set(xlabel=what, ylabel="training images/s", ylim=(0, None), title="s7")
+        axes[what].grid(alpha=0.3)
+    return drawn
+
+
+def write(root: Path = ROOT) -> None:
+    """Write the figure of every benchmark kept, and all their tables into the README."""
+    files = sorted((root / "results" / "benchmark").glob("*.json"))
+    kept = {file: json.loads(file.read_text()) for file in files}
+    for file, found in kept.items():
+        figure(found).savefig(file.with_suffix(".png"))
+    parts = [
+        f"{section(found)}\n\n![Training speed](results/benchmark/{file.stem}.png)"
+        for file, found in kept.items()
+    ]
+    fill(root / "README.md", BEGIN, END, "\n\n".join(parts))

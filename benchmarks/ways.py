@@ -1,0 +1,160 @@
+"""A network trained, its images loaded and it evaluated: the hand-ins' way and ours.
+
+Both take the run's network, transforms, batch size, optimizer and schedule. The hand-ins' way is
+float32 with contiguous tensors; images loaded one by one as PIL images in two worker processes,
+normalised and made tensors in the pipeline; loss and accuracy read back after every step.
+The images are noise: only their number counts.
+"""
+
+import dataclasses
+import os
+import resource
+import time
+
+import albumentations as A
+import numpy as np
+import torch
+from albumentations.pytorch import ToTensorV2
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from helpers import devices
+from helpers.batches import BatchSampler, train_loader
+from helpers.data import ImageData
+from helpers.evaluation import predict
+from helpers.initialisation import start_
+from helpers.models import build
+from helpers.recipes import Recipe, make_optimizer, make_schedule
+from helpers.runs import RUNS, Run
+from helpers.training import fit
+
+WAYS = ("theirs", "ours")
+
+
+def noise(train: int, test: int = 10) -> ImageData:
+    """So many training and test images of CIFAR-10's form."""
+    numbers = np.random.default_rng(0)
+    images = numbers.integers(0, 256, (train + test, 32, 32, 3), dtype=np.uint8)
+    labels = numbers.integers(0, 10, train + test)
+    parts = images[:train], labels[:train], images[train:], labels[train:]
+    return ImageData("noise", "noise", tuple("0123456789"), *parts)
+
+
+def train(
+    name: str, way: str, images: int, batch_size: int | None = None, workers: int | None = None
+) -> dict[str, float]:
+    """Train the run for one epoch of so many images: images a second, peak memory in bytes.
+
+    The memory is the GPU's where there is one, else this process's so far, without its workers'.
+    """
+    run, data = RUNS[name], noise(images)
+    size = batch_size or run.recipe.batch_size
+    recipe = dataclasses.replace(run.recipe, epochs=1, peak_epoch=0.5, batch_size=size)
+    model = build(run.net)
+    if way == "theirs":
+        start_(model, dataclasses.replace(recipe, whitened=False, identity=False), data)
+        speed = _train_theirs(model, recipe, _theirs(run, data, size, workers))
+    else:
+        start_(model, recipe, data)
+        transform = run.transform(data.statistics[0])
+        history = fit(model, data, transform, recipe, workers=_workers(workers))
+        speed = history.rows[0]["images_per_second"]
+    if torch.cuda.is_available():
+        memory = torch.cuda.max_memory_allocated()
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"images_per_second": speed, "peak_memory": memory, "ended": time.time()}
+
+
+def load(name: str, way: str, images: int, workers: int | None = None) -> dict[str, float]:
+    """Load so many augmented images of the run: images a second, CPU microseconds an image."""
+    run, data = RUNS[name], noise(images)
+    if way == "theirs":
+        loader = _theirs(run, data, run.recipe.batch_size, workers)
+    else:
+        sampler = BatchSampler(images, run.recipe.batch_size, 0)
+        loader = train_loader(data, run.transform(data.statistics[0]), sampler, _workers(workers))
+    started, cpu = time.perf_counter(), _cpu_seconds()
+    for _ in loader:
+        pass
+    seconds, cpu = time.perf_counter() - started, _cpu_seconds() - cpu
+    return {"images_per_second": images / seconds, "cpu_microseconds": 1e6 * cpu / images}
+
+
+def evaluate(name: str, way: str, images: int) -> dict[str, float]:
+    """Let the run's network predict so many test images: images a second."""
+    run, data, accelerator = RUNS[name], noise(1_000, images), devices.accelerator()
+    model = build(run.net).to(accelerator.device).eval()
+    started = time.perf_counter()
+    if way == "theirs":
+        loader = DataLoader(Items(data, []), 128, num_workers=2, pin_memory=_cuda())
+        with torch.no_grad():
+            for inputs, labels in loader:
+                predicted = model(inputs.to(accelerator.device)).argmax(dim=1)
+                (predicted == labels.to(accelerator.device)).sum().item()
+    else:
+        model = model.to(memory_format=torch.channels_last)
+        with accelerator.autocast():
+            predict(model, data, data.test_images).cpu()
+    return {"images_per_second": images / (time.perf_counter() - started)}
+
+
+def _cpu_seconds() -> float:
+    parts = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return sum(part.ru_utime + part.ru_stime for part in parts)
+
+
+def _cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def _workers(given: int | None) -> int:
+    return given if given is not None else min(4, os.cpu_count() or 1) if _cuda() else 0
+
+
+class Items(Dataset):
+    """Images one by one, as torchvision's CIFAR10 gives them: each becomes a PIL image first.
+
+    With `steps` they are training images and get these, without they are test images.
+    """
+
+    def __init__(self, data: ImageData, steps: list):
+        self.images = data.train_images if steps else data.test_images
+        self.labels = data.train_labels if steps else data.test_labels
+        mean, std = (tuple(v) for v in data.statistics)
+        self.pipeline = A.Compose([*steps, A.Normalize(mean, std), ToTensorV2()])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image = Image.fromarray(self.images[index])
+        return self.pipeline(image=np.array(image))["image"], int(self.labels[index])
+
+
+def _theirs(run: Run, data: ImageData, batch_size: int, workers: int | None) -> DataLoader:
+    items = Items(data, run.transform(data.statistics[0]).transforms)
+    workers = 2 if workers is None else workers
+    return DataLoader(items, batch_size, shuffle=True, num_workers=workers, pin_memory=_cuda())
+
+
+def _train_theirs(model: torch.nn.Module, recipe: Recipe, loader: DataLoader) -> float:
+    device = devices.processes().device
+    model = model.to(device).train()
+    optimizer = make_optimizer(model, recipe)
+    schedule = make_schedule(optimizer, recipe, len(loader))
+    started, lost, correct, seen = time.perf_counter(), 0.0, 0, 0
+    for images, labels in loader:
+        images, labels = images.to(device), labels.to(device)
+        optimizer.zero_grad()
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        loss.backward()
+        optimizer.step()
+        lost += loss.item()
+        correct += (logits.argmax(dim=1) == labels).sum().item()
+        seen += len(labels)
+        if seen < len(loader.dataset):
+            schedule.step()
+    return seen / (time.perf_counter() - started)

@@ -1,0 +1,87 @@
+"""The benchmark measures both ways alike, and the README says what it measured."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from benchmarks import __main__ as bench
+from benchmarks import ceiling, report, ways
+from helpers.batches import BatchSampler, train_loader
+from helpers.data import ImageData
+from helpers.runs import RUNS
+from helpers.settings import ROOT
+
+
+def test_every_network_is_measured():
+    assert {run.net for run in RUNS.values()} == set(bench.NETWORKS)
+
+
+def test_both_ways_see_the_same_batches_of_the_same_form():
+    """Of equal sizes and values: ours augments bytes and normalises later, theirs at once."""
+    data, run = ways.noise(2_000), RUNS["S10/s10"]
+    theirs = list(ways._theirs(run, data, 128, workers=0))
+    sampler = BatchSampler(2_000, 128, 0)
+    ours = list(train_loader(data, run.transform(data.statistics[0]), sampler))
+    assert [len(labels) for _, labels in theirs] == [len(labels) for _, labels in ours]
+    a = torch.cat([images for images, _ in theirs])
+    b = torch.cat([data.normalise(images) for images, _ in ours])
+    assert a.shape == b.shape and a.dtype == b.dtype
+    assert a.mean().item() == pytest.approx(b.mean().item(), abs=0.01)
+    assert a.std().item() == pytest.approx(b.std().item(), abs=0.02)
+
+
+@pytest.mark.parametrize("way", ways.WAYS)
+def test_either_way_trains_loads_and_evaluates(way):
+    run = "S7/s7_dropout"
+    before = time.time()
+    trained = ways.train(run, way, 40, batch_size=16)
+    assert before < trained["ended"] <= time.time()
+    assert trained["images_per_second"] > 0 and trained["peak_memory"] > 2**26
+    assert ways.load(run, way, 100)["cpu_microseconds"] > 0
+    assert ways.evaluate(run, way, 10)["images_per_second"] > 0
+
+
+def test_the_ceiling_is_the_fastest_product(monkeypatch):
+    monkeypatch.setattr(ceiling, "SIZES", (256,))
+    monkeypatch.setattr(ceiling, "CONVOLUTIONS", ((2, 4),))
+    found = ceiling.ceiling(seconds=0.05)
+    assert found["by"] == "matrix product, 256"
+    assert found["flops"] > 1e9 and found["copy_bytes"] > 1e8
+
+
+def test_noise_has_the_form_of_cifar10():
+    data = ways.noise(20, 30)
+    assert isinstance(data, ImageData)
+    assert data.train_images.shape == (20, 32, 32, 3) and data.test_images.shape == (30, 32, 32, 3)
+
+
+def test_ratio_and_share_of_the_ceiling_are_what_they_are_called():
+    way = {"loaded_per_second": 1000, "loading_cpu_microseconds": 9, "evaluated_per_second": 5}
+    way |= {"peak_memory": 2**30, "seconds_to_first_step": 3}
+    found = {
+        "device": "A", "precision": "bf16", "date": "2026-01-01", "versions": {"torch": "2"},
+        "repetitions": 3, "ceiling": {"flops": 12e9, "by": "product", "copy_bytes": 1e9},
+        "networks": {
+            "net": {
+                "mult_adds": 10e6, "theirs": way | {"images_per_second": 40},
+                "ours": way | {"images_per_second": 100},
+            }
+        },
+        "growth of s7": {what: {"1": 10.0} for what in ("batch size", "workers", "images")},
+    }  # fmt: skip
+    text = report.section(found)
+    assert "| `net` | 40 | 100 | **2.50x** | 6 | 50% | 10.0% |" in text
+    assert len(report.figure(found).axes) == 4
+
+
+def test_readme_says_what_was_measured():
+    readme = (ROOT / "README.md").read_text()
+    between = readme.split(report.BEGIN)[1].split(report.END)[0]
+    files = sorted((ROOT / "results" / "benchmark").glob("*.json"))
+    assert between.count("### ") == len(files)
+    for file in files:
+        assert report.section(json.loads(file.read_text())) in between
+        assert f"results/benchmark/{file.stem}.png" in between
+        assert file.with_suffix(".png").is_file()

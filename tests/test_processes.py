@@ -1,0 +1,114 @@
+"""Several processes train as one: `fit` as on several GPUs or hosts, on two CPU processes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers.settings import ROOT
+
+LAUNCH = [
+    *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+    *("--nnodes", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
+]
+SMOKE = {"PROFILE": "smoke", "DATASET": "digits", "OMP_NUM_THREADS": "1"}
+
+
+def launched(*command, **environment):
+    return subprocess.run(
+        [*LAUNCH, *command], cwd=ROOT, env={**os.environ, **SMOKE, **environment},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+FIT = """
+import dataclasses, hashlib, json, sys
+import numpy as np
+sys.path.insert(0, ".")
+from helpers import data, devices, evaluation, transforms
+from helpers.recipes import Recipe
+from helpers.runs import RUNS, with_found_rate
+from helpers.settings import SMOKE, Settings
+from helpers.training import fit, set_seed
+from tests.test_training import Tiny
+
+images = data.digits().first(301)
+images = dataclasses.replace(
+    images, test_images=images.test_images[:257], test_labels=images.test_labels[:257]
+)
+set_seed(0)
+model = Tiny()
+devices.precision = lambda _: "no"  # else predictions differ by rounding
+accelerator = devices.accelerator()
+recipe = Recipe(epochs=2, batch_size=50, max_lr=0.1, peak_epoch=1)
+transform = transforms.flip_and_shift(images.statistics[0])
+history = fit(model, images, transform, recipe, accelerator=accelerator)
+state = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+logits = evaluation.predict(model, images, images.test_images).numpy()
+
+run = dataclasses.replace(RUNS["S7/s7_dropout"], rate_bounds=(1e-9, 1e9))
+rank = accelerator.process_index
+run, _ = with_found_rate(run, images.first(64), Settings(SMOKE, "digits", seed=rank))
+found = {
+    "max_lr": run.recipe.max_lr, "rank": rank, "weights": hashlib.sha256(state).hexdigest(),
+    "stated": history.rows[-1]["test_accuracy"],
+    "whole": evaluation.test_accuracy(logits, images),
+}
+print("\\nRANK " + json.dumps(found) + "\\n", flush=True)
+"""
+
+
+def test_ranks_end_with_equal_weights_and_count_each_of_an_odd_number_of_images_once(tmp_path):
+    script = tmp_path / "fit.py"
+    script.write_text(FIT)
+    done = launched(script)
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads(line) for line in re.findall(r"RANK (\{.*?\})", done.stdout)]
+    assert sorted(rank["rank"] for rank in ranks) == [0, 1]
+    assert len({rank["weights"] for rank in ranks}) == 1
+    assert len({rank["max_lr"] for rank in ranks}) == 1  # though found from different seeds
+    assert all(rank["stated"] == pytest.approx(rank["whole"], abs=1e-4) for rank in ranks)
+    assert done.stdout.count("2 processes x 25 images a step, learning rate up to 0.1") == 1
+
+
+def test_a_lost_process_ends_the_run_clearly_and_the_same_command_goes_on(tmp_path):
+    """Killed after its first epoch, then started again: one writer, one result."""
+    command = "-m", "helpers", "train", "S7/s7_dropout", "--validation", "--scale"
+    environment = {**os.environ, **SMOKE, "SEED": "1"}
+    folder = ROOT / "results/_smoke-digits-validation/S7/s7_dropout"
+    (folder / "metrics.json").unlink(missing_ok=True)
+    with subprocess.Popen(
+        [*LAUNCH, *command], cwd=ROOT, env={**environment, "RESUME": "0"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as run:  # fmt: skip
+        while "epoch  1/2" not in run.stdout.readline():
+            assert run.poll() is None, run.stderr.read()
+        checkpoint = ROOT / "checkpoints/smoke-digits-validation/S7/s7_dropout/seed-1.pt"
+        while not checkpoint.exists():
+            time.sleep(0.01)
+        children = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(run.pid)], capture_output=True, text=True, check=True
+        )
+        os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+        _, said = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert "exitcode  : -9" in said
+    assert re.search(r"error: process \d stopped: .*", said)
+    assert "the same command goes on from the last epoch" in said
+    assert not (folder / "metrics.json").exists()
+    assert not list(folder.glob(".*.partial"))
+
+    done = launched(*command, SEED="1")
+    assert done.returncode == 0, done.stderr
+    assert "2 processes x 16 images a step, learning rate up to 0.025" in done.stdout
+    assert done.stdout.count("Continuing after epoch 1 of 2") == 1
+    assert done.stdout.count("% of the test images right") == 1
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["processes"] == 2
+    assert metrics["train_images"] == 512
+    assert metrics["test_images"] == 143
