@@ -8,13 +8,14 @@ out. The table goes to results/S9/shapes.csv; what is there already is not measu
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import pandas as pd
-
-from helpers import data, receptive_field, results, summary
+from experiments.tables import fill
+from helpers import data, receptive_field, summary
+from helpers.data import ImageData
 from helpers.initialisation import start_
 from helpers.models.compact import Compact
 from helpers.runs import RUNS
@@ -30,32 +31,32 @@ SHAPES = {  # all have fewer than 100,000 parameters
 TABLE = ROOT / "results" / "S9" / "shapes.csv"
 
 
+def measured(shape: dict, images: ImageData, seed: int) -> dict[str, object]:
+    """Train one shape: what it is, and its validation accuracy in %."""
+    run = RUNS["S9/compact"]
+    recipe = dataclasses.replace(run.recipe, epochs=8, peak_epoch=2)
+    set_seed(seed)
+    model = Compact(**shape)
+    start_(model, recipe, images)
+    history = fit(model, images, run.transform(images.statistics[0]), recipe, seed=seed)
+    before, _ = receptive_field.receptive_field(receptive_field.layers(model))
+    return {
+        **{key: str(value) for key, value in shape.items()},
+        "parameters": summary.parameter_count(model),
+        "million mult-adds": round(summary.mult_adds(model) / 1e6, 1),
+        "receptive field": before,
+        "validation accuracy (%)": round(history.rows[-1]["test_accuracy"], 2),
+    }
+
+
 def main(seed: int = 0) -> None:
     """Train every shape that the table does not have with this seed."""
     images = data.load(Settings(FULL, "cifar10"), validation=True).first(10_000)
-    run = RUNS["S9/compact"]
-    recipe = dataclasses.replace(run.recipe, epochs=8, peak_epoch=2)
-    table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["name", "seed"])
-    for name, shape in SHAPES.items():
-        if ((table["name"] == name) & (table["seed"] == seed)).any():
-            continue
-        print(f"\n{name}, seed {seed}")
-        set_seed(seed)
-        model = Compact(**shape)
-        start_(model, recipe, images)
-        history = fit(model, images, run.transform(images.statistics[0]), recipe, seed=seed)
-        before, _ = receptive_field.receptive_field(receptive_field.layers(model))
-        row = {
-            "name": name,
-            **{key: str(value) for key, value in shape.items()},
-            "seed": seed,
-            "parameters": summary.parameter_count(model),
-            "million mult-adds": round(summary.mult_adds(model) / 1e6, 1),
-            "receptive field": before,
-            "validation accuracy (%)": round(history.rows[-1]["test_accuracy"], 2),
-        }
-        table = pd.concat([table, pd.DataFrame([row])])
-        results.write(TABLE, table.to_csv(index=False))
+    fill(
+        TABLE,
+        seed,
+        {name: partial(measured, shape, images, seed) for name, shape in SHAPES.items()},
+    )
 
 
 if __name__ == "__main__":
