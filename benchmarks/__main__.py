@@ -16,6 +16,7 @@ from helpers.models import build
 from helpers.runs import RUNS
 from helpers.settings import ROOT
 
+GPU = devices.processes().device.type == "cuda"
 REPETITIONS, SECONDS = 3, 4  # of each way, and about how long an epoch lasts on a CPU
 NETWORKS = {run.net: name for name, run in reversed(RUNS.items())}
 BATCH_SIZES, WORKERS, IMAGES = (32, 64, 128, 256, 512, 1024), (0, 1, 2), (1_000, 10_000, 50_000)
@@ -34,27 +35,29 @@ def medians(rows: list[dict[str, float]]) -> dict[str, float]:
 def network(name: str, ceilings: list[dict]) -> dict:
     """Measure a run's network both ways by turns, and what the machine could do in between."""
     batch = RUNS[name].recipe.batch_size
-    rows, first, images = {}, {}, {}
+    rows, first, images, memory = {}, {}, {}, {}
     with process() as theirs, process() as ours:
         ways = dict(zip(WAYS, (theirs, ours), strict=True))
         for way, there in ways.items():
             started = time.time()
             first[way] = there.submit(train, name, way, batch).result()["ended"] - started
-            speed = there.submit(train, name, way, 3 * batch).result()["images_per_second"]
-            images[way] = batch * max(3, round(SECONDS * speed / batch))
-            images[way] = 50_000 if devices.processes().device.type == "cuda" else images[way]
+            tried = there.submit(train, name, way, 4 * batch).result()
+            images[way] = batch * max(4, round(SECONDS * tried["images_per_second"] / batch))
+            images[way] = 50_000 if GPU else images[way]
+            memory[way] = tried["peak_memory"]  # before anything else could raise it
         for _ in range(REPETITIONS):
             for way, there in ways.items():
                 trained = there.submit(train, name, way, images[way]).result()
-                loaded = there.submit(load, name, way, 5_000).result()
-                tested = there.submit(evaluate, name, way, 1_000).result()["images_per_second"]
+                loaded = there.submit(load, name, way, 50_000 if GPU else 5_000).result()
+                tested = there.submit(evaluate, name, way, 10_000 if GPU else 1_000).result()
                 row = {"images_per_second": trained["images_per_second"]}
                 row |= {"loaded_per_second": loaded["images_per_second"]}
                 row |= {"loading_cpu_microseconds": loaded["cpu_microseconds"]}
-                row |= {"evaluated_per_second": tested, "peak_memory": trained["peak_memory"]}
+                row |= {"evaluated_per_second": tested["images_per_second"]}
                 rows.setdefault(way, []).append(row)
             ceilings.append(ours.submit(ceiling).result())
-    return {way: medians(rows[way]) | {"seconds_to_first_step": first[way]} for way in WAYS}
+    once = {w: {"peak_memory": memory[w], "seconds_to_first_step": first[w]} for w in WAYS}
+    return {way: medians(rows[way]) | once[way] for way in WAYS}
 
 
 def growth(name: str) -> dict[str, dict[int, float]]:
@@ -67,8 +70,8 @@ def growth(name: str) -> dict[str, dict[int, float]]:
             return job.result()["images_per_second"]
 
         return {
-            "batch size": {size: speed(2_048, size) for size in BATCH_SIZES},
-            "workers": {number: speed(2_048, None, number) for number in WORKERS},
+            "batch size": {size: speed(50_000 if GPU else 2_048, size) for size in BATCH_SIZES},
+            "workers": {n: speed(50_000 if GPU else 2_048, None, n) for n in WORKERS},
             "images": {number: speed(number) for number in IMAGES},
         }
 

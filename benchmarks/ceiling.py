@@ -7,6 +7,7 @@ import torch
 
 from helpers import devices
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 SIZES = (1024, 2048, 4096)
 CONVOLUTIONS = ((128, 32), (256, 16), (512, 8))  # channels, pixels a side
 
@@ -17,8 +18,7 @@ def ceiling(seconds: float = 0.5) -> dict[str, float | str]:
     Each is repeated for so many seconds, and its shortest time counts.
     """
     device = devices.accelerator().device
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
-    options = {"device": device, "dtype": dtypes[devices.precision(device)]}
+    options = {"device": device, "dtype": DTYPES[devices.precision(device)]}
     speeds = {}
     for size in SIZES:
         a, b = torch.randn(size, size, **options), torch.randn(size, size, **options)

@@ -24,7 +24,8 @@ def section(found: dict) -> str:
         [
             f"### {found['device']}, {precision}",
             f"Measured on {found['date']} with PyTorch {found['versions']['torch']}: medians of "
-            f"{found['repetitions']} repetitions of either way by turns. The ceiling is "
+            f"{found['repetitions']} repetitions of either way by turns; first steps, memory and "
+            f"`s7`'s other sizes once. The ceiling is "
             f"{ceiling['flops'] / 1e9:,.0f} GFLOP/s ({ceiling['by']}); a large copy moves "
             f"{ceiling['copy_bytes'] / 1e9:.0f} GB/s.",
             markdown([_training(net, row, ceiling) for net, row in found["networks"].items()]),
@@ -38,7 +39,7 @@ def _training(net: str, row: dict, ceiling: dict) -> dict[str, str]:
     theirs, ours = row["theirs"], row["ours"]
     speeds = theirs["images_per_second"], ours["images_per_second"]
     achieved = 6 * row["mult_adds"] * speeds[1]  # a mult-add is 2 FLOP, backward twice forward
-    share = speeds[1] / ours["loaded_per_second"]
+    share = speeds[1] / ours["loaded_per_second"]  # in the step itself only without workers
     return {
         "training": f"`{net}`",
         "hand-ins' way, images/s": f"{speeds[0]:,.0f}",
@@ -46,7 +47,7 @@ def _training(net: str, row: dict, ceiling: dict) -> dict[str, str]:
         "ratio": f"**{speeds[1] / speeds[0]:.2f}x**",
         "ours, GFLOP/s": f"{achieved / 1e9:,.0f}",
         "of the ceiling": f"{achieved / ceiling['flops']:.0%}",
-        "loading, of a step": f"{share:.1%}",
+        "loading alone, of a step's time": f"{share:.1%}",
     }
 
 

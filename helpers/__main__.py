@@ -1,7 +1,6 @@
 """The command line, `python -m helpers`: fetch the data, train, run notebooks, check and report."""
 
 import dataclasses
-import os
 import sys
 from typing import Annotated
 
@@ -36,17 +35,19 @@ def train(
 
     PROFILE, DATASET, SEED, RESUME and REUSE in the environment choose how. With --validation, the
     training images alone are split: choices are made there, not on the test images. Several
-    processes (torchrun) share each batch, or with --scale take one each, at a rate as much higher.
+    processes (torchrun) share each batch, or with --scale take one each, at a higher rate.
     """
     from helpers import data, devices, runs
 
     chosen, settings = runs.RUNS[one_of("run", run, runs.RUNS)], Settings.from_environment()
     processes = devices.processes()
-    with processes.main_process_first():  # one process downloads, the others find it
+    # One process downloads, or one on each host; the others find the data there.
+    with processes.main_process_first(), processes.local_main_process_first():
         images = data.load(settings, validation)
     result = runs.train(chosen, images, settings, seeds, processes.num_processes if scale else 1)
     reached = f"{result.metrics['test_accuracy']:.2f} % of the test images right"
     processes.print(f"{reached}; {result.folder}")
+    processes.destroy_process_group()
 
 
 @app.command()
@@ -103,11 +104,6 @@ def main() -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)  # 2: an argument or a variable
-    except RuntimeError as error:
-        if "RANK" not in os.environ:
-            raise
-        after = "Where one was lost, the same command goes on from the last epoch."
-        sys.exit(f"error: process {os.environ['RANK']} stopped: {error}\n{after}")
 
 
 if __name__ == "__main__":

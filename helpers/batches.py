@@ -63,5 +63,5 @@ def train_loader(
     cv2.setNumThreads(0)  # on 32x32 pixels, threads cost more than they bring
     dataset = AugmentedImages(data.train_images, data.train_labels, transform)
     options = {"batch_sampler": sampler, "collate_fn": tuple}  # the batches as they are
-    options |= {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
-    return DataLoader(dataset, **options)
+    options |= {"num_workers": workers, "persistent_workers": workers > 0}
+    return DataLoader(dataset, pin_memory=torch.cuda.is_available(), **options)

@@ -24,7 +24,8 @@ def precision(device: torch.device) -> str:
 
 def processes() -> PartialState:
     """Accelerate's handle on the processes that train together, this one among them."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # else not heeded here
+    forced = parse_flag_from_env("ACCELERATE_USE_CPU")  # Accelerate does not heed it here
+    return PartialState(cpu=forced or not torch.accelerator.is_available())
 
 
 def accelerator() -> Accelerator:
@@ -39,9 +40,9 @@ def keep_memory() -> None:
     """Make glibc keep freed activations for the next step, which else pays a page fault a page."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(M_ARENA_MAX, 1)  # one heap for the threads of both directions
+        # One heap for the threads of both directions, and nothing given back.
+        for name, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1)):
+            libc.mallopt(name, value)
 
 
 def describe(device: torch.device) -> str:

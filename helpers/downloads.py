@@ -35,8 +35,5 @@ def download_cifar10(root: Path, sources: tuple[str, ...] = SOURCES) -> None:
             return Path(root, archive).unlink()
         except (OSError, ValueError) as error:
             problems.append(f"{url} failed: {error}")
-    raise DataUnavailable(
-        f"CIFAR-10 is not in {root}, and {'; '.join(problems)}. "
-        "Put cifar-10-batches-py into a folder and set CIFAR10_ROOT to it, "
-        "or take a look without it: PROFILE=quick DATASET=digits."
-    )
+    hint = "Put cifar-10-batches-py into a folder, set CIFAR10_ROOT to it, or take DATASET=digits."
+    raise DataUnavailable(f"CIFAR-10 is not in {root}, and {'; '.join(problems)}. {hint}")

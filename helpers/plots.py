@@ -24,8 +24,7 @@ def class_counts(train: np.ndarray, test: np.ndarray, classes: Sequence[str], ti
     _, _, parts = axis.hist([train, test], edges, color=[BLUE, ORANGE], label=["train", "test"])
     for bars in parts:
         axis.bar_label(bars, fontsize=7)
-    axis.set(xlabel="class", ylabel="images")
-    axis.set_xticks(range(len(classes)), classes)
+    axis.set(xlabel="class", ylabel="images", xticks=range(len(classes)), xticklabels=classes)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 

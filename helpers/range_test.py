@@ -28,15 +28,19 @@ def range_test(
     with warnings.catch_warnings(action="ignore"):  # of widgets that are not wanted
         from torch_lr_finder import LRFinder
 
-    accelerator = devices.accelerator()
-    network = copy.deepcopy(model).to(accelerator.device, memory_format=torch.channels_last)
+    device = devices.accelerator().device
+    network = copy.deepcopy(model).to(device, memory_format=torch.channels_last)
     network.register_forward_pre_hook(lambda _, images: data.normalise(*images))
     optimizer = make_optimizer(network, recipe)
     loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    finder = LRFinder(accelerator.prepare(network), optimizer, loss, accelerator.device)
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=devices.precision(device) == "bf16")
+    network.forward = mixed(network.forward)  # else in float32, as no loss is scaled here
+    network.register_forward_hook(lambda *parts: parts[-1].float())
+    finder = LRFinder(network, optimizer, loss, device)
     sampler = BatchSampler(len(data.train_labels), recipe.batch_size, seed)
     loader, bar = train_loader(data, transform, sampler), contextlib.redirect_stderr(io.StringIO())
-    with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()), bar:
+    used = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(used), contextlib.redirect_stdout(io.StringIO()), bar:
         torch.manual_seed(seed)
         finder.range_test(loader, start_lr=1e-5, end_lr=1, num_iter=steps)
     return pd.DataFrame(finder.history).rename(columns={"lr": "learning_rate"})

@@ -31,9 +31,12 @@ class Recipe:
     identity: bool = False
 
     def with_batch_size(self, batch_size: int) -> "Recipe":
-        """The recipe for other batches; `max_lr` changes in proportion (arXiv:1706.02677)."""
-        max_lr = self.max_lr * batch_size / self.batch_size
-        return replace(self, batch_size=batch_size, max_lr=max_lr)
+        """The recipe for batches k times as large: k times the rate, with AdamW its root of k.
+
+        P. Goyal et al., arXiv:1706.02677; S. Malladi et al., arXiv:2205.10287.
+        """
+        factor = (batch_size / self.batch_size) ** (1 if self.optimizer == "SGD" else 0.5)
+        return replace(self, batch_size=batch_size, max_lr=self.max_lr * factor)
 
 
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

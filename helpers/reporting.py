@@ -35,7 +35,7 @@ def table(runs: dict[str, dict]) -> str:
             "with flip TTA": _percent(m["test_accuracy_flip_tta"]),
             "seeds": _seeds(m),
             "training": f"{m['wall_seconds'] / 60:.1f} min, {m['precision']}",
-            "device": m["device"],
+            "device": m["device"] if m["processes"] == 1 else f"{m['processes']} x {m['device']}",
         }
         for name, m in runs.items()
     ])  # fmt: skip

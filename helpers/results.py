@@ -140,19 +140,17 @@ def load(folder: Path, data: ImageData) -> Result:
     """
     files = ("metrics.json", "history.csv", "learning_rate.csv", "model.safetensors")
     if missing := [name for name in files if not (folder / name).is_file()]:
-        raise FileNotFoundError(
-            f"REUSE=1, but {folder} has no {', '.join(missing)}: train it first, with REUSE=0"
-        )
+        names = ", ".join(missing)
+        raise FileNotFoundError(f"REUSE=1: {folder} has no {names}: train it first, with REUSE=0")
     metrics = json.loads((folder / "metrics.json").read_text())
     if metrics["dataset"] != data.title:
         raise ValueError(f"REUSE=1: {folder} is of {metrics['dataset']}, the data of {data.title}")
     tables = [pd.read_csv(folder / name) for name in files[1:3]]
     history = History(tables[0].to_dict("records"), tables[1]["learning_rate"].to_list())
-    print(
-        f"REUSE=1: trained on {metrics['date']} by {metrics['device']} in {metrics['precision']}, "
-        f"{metrics['wall_seconds'] / 60:.1f} minutes, seed {metrics['seed']}"
-    )
+    trained = "trained on {date} by {device} in {precision}, {wall_seconds:.0f} s, seed {seed}"
+    print(f"REUSE=1: {trained.format(**metrics)}")
     print((folder / "log.txt").read_text(), end="")
     model = with_weights(metrics["net"], (folder / "model.safetensors").read_bytes())
+    model = model.to(devices.processes().device)
     logits = predict(model, data, data.test_images).cpu().numpy()
     return Result(folder, model, history, metrics, logits, f"{metrics['net']} on {data.title}")

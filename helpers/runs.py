@@ -73,7 +73,8 @@ def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
     epochs = min(recipe.epochs, profile.epochs or recipe.epochs)
     peak_epoch = recipe.peak_epoch / recipe.epochs * epochs
     recipe = dataclasses.replace(recipe, epochs=epochs, peak_epoch=peak_epoch)
-    return recipe.with_batch_size(max(1, min(recipe.batch_size, train_images // 32)))
+    most = 2 ** int(np.log2(max(1, train_images // 32)))  # which 8 processes can share
+    return recipe.with_batch_size(min(recipe.batch_size, most))
 
 
 def initial(run: Run, data: ImageData, seed: int) -> nn.Module:
@@ -85,13 +86,20 @@ def initial(run: Run, data: ImageData, seed: int) -> nn.Module:
 
 
 def with_found_rate(run: Run, data: ImageData, settings: Settings) -> tuple[Run, pd.DataFrame]:
-    """The run with the `max_lr` that a range test suggests, and that test."""
+    """The run with the `max_lr` that a range test suggests, and that test, which is kept."""
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
-    transform, seed = run.transform(data.statistics[0]), settings.seed
-    found = [range_test(initial(run, data, seed), data, transform, recipe, seed)]
-    utils.broadcast_object_list(found)  # each process has found one, but all need the same rate
-    recipe = dataclasses.replace(recipe, max_lr=suggested(found[0], *run.rate_bounds))
-    return dataclasses.replace(run, recipe=recipe, rate_bounds=None), found[0]
+    run, seed, found = dataclasses.replace(run, recipe=recipe), settings.seed, [None]
+    if devices.processes().is_main_process:  # all need the same rate
+        of = {"recipe": dataclasses.asdict(recipe), "versions": results.versions()}
+        file = settings.checkpoints(data.key) / run.name / f"range-test-{seed}.pt"
+        checkpoint = Checkpoint(file, of, settings.resume)
+        setting = initial(run, data, seed), data, run.transform(data.statistics[0]), recipe, seed
+        found = [checkpoint.load() or range_test(*setting).to_dict("list")]
+        checkpoint.save(found[0])
+    utils.broadcast_object_list(found)
+    found = pd.DataFrame(found[0])
+    recipe = dataclasses.replace(recipe, max_lr=suggested(found, *run.rate_bounds))
+    return dataclasses.replace(run, recipe=recipe, rate_bounds=None), found
 
 
 def train(
@@ -104,9 +112,10 @@ def train(
     at a rate as much higher: one for each of several processes, say. Raises FileNotFoundError
     where there is nothing to reuse, ValueError where it is of other data.
     """
-    folder = settings.results(data.key) / run.name
+    name = run.name if batches == 1 else f"{run.name}_x{batches}"  # a run of its own
+    folder = settings.results(data.key) / name
     if settings.reuse:
-        places = [home / "results" / run.name for home in (settings.home, ROOT)]
+        places = [home / "results" / name for home in (settings.home, ROOT)]
         kept = next((place for place in places if place.is_dir()), places[0])
         result = dataclasses.replace(results.load(kept, data), folder=folder)
         results.write(folder / "metrics.json", json.dumps(result.metrics, indent=1) + "\n")
@@ -114,7 +123,7 @@ def train(
     run = with_found_rate(run, data, settings)[0] if run.rate_bounds else run
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     recipe = recipe.with_batch_size(recipe.batch_size * batches)
-    run = dataclasses.replace(run, recipe=recipe)
+    run = dataclasses.replace(run, name=name, recipe=recipe)
     accuracies = []
     for seed in reversed(range(settings.seed, settings.seed + seeds)):  # the first one last
         accelerator = devices.accelerator()  # a new one each, as loss scaling has a memory

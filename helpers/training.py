@@ -77,20 +77,21 @@ def fit(
     parts = {"model": network, "optimizer": optimizer, "schedule": schedule}
     parts |= {"scaler": accelerator.scaler} if accelerator.scaler else {}
     history = _continue(checkpoint, parts, accelerator)
-    for row in history.rows:
-        accelerator.print(epoch_line(row, recipe.epochs))
     if history.rows:
-        accelerator.print(f"Continuing after epoch {len(history.rows)} of {recipe.epochs}")
+        lines = [epoch_line(row, recipe.epochs) for row in history.rows]
+        lines.append(f"Continuing after epoch {len(lines)} of {recipe.epochs}")
+        accelerator.print(*lines, sep="\n")
 
     # Where loss scaling skips the first step, the schedule is rightly stepped before the optimizer.
     warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
+    hidden = None if accelerator.is_main_process else True  # None: where nobody watches
     for epoch in range(len(history.rows) + 1, recipe.epochs + 1):
         set_seed(seed, epoch, rank)
         sampler.epoch = epoch
         started = time.perf_counter()
         model.train()
         totals = torch.zeros(3, device=accelerator.device)  # loss, correct, images
-        for images, labels in tqdm(loader, f"epoch {epoch}", leave=False, disable=None):
+        for images, labels in tqdm(loader, f"epoch {epoch}", leave=False, disable=hidden):
             images = data.normalise(images.to(accelerator.device, non_blocking=True))
             labels = labels.to(accelerator.device, non_blocking=True)
             logits = model(images)
@@ -106,10 +107,8 @@ def fit(
         train_loss, train_accuracy, seen = _means(totals, accelerator)
         trained = time.perf_counter()
         if not np.isfinite(train_loss):
-            raise FloatingPointError(
-                f"the training loss is {train_loss} in epoch {epoch}: training has diverged; "
-                f"try a learning rate below {recipe.max_lr}"
-            )
+            problem = f"the training loss is {train_loss} in epoch {epoch}: training has diverged"
+            raise FloatingPointError(f"{problem}; try a learning rate below {recipe.max_lr}")
         test_loss, test_accuracy, _ = _means(_test(network, data, accelerator), accelerator)
         row = {"epoch": epoch, "learning_rate": history.learning_rates[-1]}
         row |= {"train_loss": train_loss, "train_accuracy": train_accuracy, "test_loss": test_loss}

@@ -21,10 +21,13 @@ def test_every_network_is_measured():
 def test_both_ways_see_the_same_batches_of_the_same_form():
     """Of equal sizes and values: ours augments bytes and normalises later, theirs at once."""
     data, run = ways.noise(2_000), RUNS["S10/s10"]
-    theirs = list(ways._theirs(run, data, 128, workers=0))
+    theirs_loader = ways._theirs(run, data, 128, workers=0)
+    theirs = list(theirs_loader)
     sampler = BatchSampler(2_000, 128, 0)
     ours = list(train_loader(data, run.transform(data.statistics[0]), sampler))
     assert [len(labels) for _, labels in theirs] == [len(labels) for _, labels in ours]
+    steps = theirs_loader.dataset.pipeline.transforms[:-2]
+    assert str(steps) == str(run.transform(data.statistics[0]).transforms)
     a = torch.cat([images for images, _ in theirs])
     b = torch.cat([data.normalise(images) for images, _ in ours])
     assert a.shape == b.shape and a.dtype == b.dtype
@@ -38,8 +41,8 @@ def test_either_way_trains_loads_and_evaluates(way):
     before = time.time()
     trained = ways.train(run, way, 40, batch_size=16)
     assert before < trained["ended"] <= time.time()
-    assert trained["images_per_second"] > 0 and trained["peak_memory"] > 2**26
-    assert ways.load(run, way, 100)["cpu_microseconds"] > 0
+    assert trained["images_per_second"] > 0
+    assert ways.load(run, way, 300)["cpu_microseconds"] > 0
     assert ways.evaluate(run, way, 10)["images_per_second"] > 0
 
 

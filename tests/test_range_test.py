@@ -1,6 +1,7 @@
 """The learning-rate range test: repeatable, without traces, and its rule keeps to the bounds."""
 
 import copy
+import dataclasses
 import random
 
 import albumentations as A
@@ -11,8 +12,10 @@ import torch
 from torch import nn
 
 from helpers import data as data_module
+from helpers import runs
 from helpers.range_test import range_test, suggested
 from helpers.recipes import Recipe
+from helpers.settings import SMOKE, Settings
 
 RECIPE = Recipe(epochs=1, batch_size=64, max_lr=0.1, peak_epoch=0.5, optimizer="AdamW")
 
@@ -62,3 +65,29 @@ def test_the_rule_is_a_tenth_of_the_lowest_within_bounds(lowest_at, rate):
     losses = np.abs(np.log(rates / lowest_at))
     found = pd.DataFrame({"learning_rate": rates, "loss": losses})
     assert suggested(found, 1e-3, 1e-2) == pytest.approx(rate, rel=0.02)
+
+
+def test_a_run_keeps_its_range_test_and_repeats_it_only_for_another_recipe(
+    digits, tmp_path, monkeypatch
+):
+    seen = []
+
+    def counted(*setting):
+        seen.append(setting)
+        return pd.DataFrame({"learning_rate": [0.01, 0.2, 1.0], "loss": [2.0, 1.0, 3.0]})
+
+    monkeypatch.setattr(runs, "range_test", counted)
+    run = dataclasses.replace(runs.RUNS["S7/s7_dropout"], rate_bounds=(1e-3, 1e-1))
+    settings = Settings(SMOKE, "digits", home=tmp_path)
+    first, found = runs.with_found_rate(run, digits, settings)
+    again, same = runs.with_found_rate(run, digits, settings)
+    assert len(seen) == 1
+    pd.testing.assert_frame_equal(found, same)
+    assert first.recipe == again.recipe
+    assert first.recipe.max_lr == pytest.approx(0.02)
+    assert first.rate_bounds is None
+    other = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, weight_decay=0.1))
+    runs.with_found_rate(other, digits, settings)
+    assert len(seen) == 2
+    runs.with_found_rate(other, digits, dataclasses.replace(settings, resume=False))
+    assert len(seen) == 3
