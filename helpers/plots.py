@@ -66,10 +66,11 @@ def learning_rates(history: History, title: str) -> Figure:
     return figure
 
 
-def range_test(found: pd.DataFrame, max_lr: float, title: str) -> Figure:
-    """The loss of a range test over the learning rate, and the rate that was chosen."""
+def range_test(found: pd.DataFrame, bounds: Sequence[float], max_lr: float, title: str) -> Figure:
+    """The loss of a range test over the learning rate, the bounds and the rate chosen."""
     figure, axis = _figure(8, 3.5, title)
     axis.semilogx(found["learning_rate"], found["loss"], color=BLUE)
+    axis.axvspan(*bounds, color=ORANGE, alpha=0.2, label="bounds")
     axis.axvline(max_lr, color=ORANGE, linestyle="--", label=f"max_lr {max_lr:.2g}")
     axis.set(xlabel="learning rate", ylabel="smoothed loss")
     axis.grid(alpha=0.3)

@@ -47,8 +47,5 @@ def range_test(
 
 
 def suggested(found: pd.DataFrame, lowest: float, highest: float) -> float:
-    """A tenth of the rate at which the loss was lowest, kept between two bounds.
-
-    The point of steepest descent, which torch-lr-finder suggests, is far noisier.
-    """
+    """A tenth of the rate at which the loss was lowest, kept between two bounds."""
     return float(np.clip(found["learning_rate"][found["loss"].idxmin()] / 10, lowest, highest))

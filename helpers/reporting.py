@@ -8,16 +8,16 @@ from helpers.settings import ROOT
 
 INTRO = """# Results
 
-Made by `make report` from the `metrics.json` files; `make verify` measures them again. Accuracies
-are of the last epoch's weights on all 10,000 test images, in float32; receptive fields in pixels,
-before / including the global pooling.
+Made by `make report` from the `metrics.json` files; `make verify` evaluates the kept weights again.
+Accuracies are of the last epoch's weights on all 10,000 test images, in float32; receptive fields
+in pixels, before / including the global pooling.
 """
 BEGIN, END = "<!-- results: made by `make report` -->", "<!-- end of results -->"
 
 
 def kept(results: Path) -> dict[str, dict]:
     """The metrics of every run kept in the folder of results, by its name, "notebook/run"."""
-    files = sorted(results.glob("[!_]*/*/metrics.json"))
+    files = sorted(results.glob("[!_]*/*/metrics.json"), key=lambda f: (len(f.parts[-3]), f))
     return {f"{f.parts[-3]}/{f.parts[-2]}": json.loads(f.read_text()) for f in files}
 
 
@@ -54,8 +54,8 @@ def _percent(value: float | None) -> str:
 
 def _seeds(metrics: dict) -> str:
     mean, std, seeds = (metrics[k] for k in ("test_accuracy_mean", "test_accuracy_std", "seeds"))
-    many = f"{mean:.2f} ± {std:.2f} ({len(seeds)} seeds)" if std else None
-    return many or f"seed {metrics['seed']} alone"
+    alone = f"seed {metrics['seed']} alone"
+    return f"{mean:.2f} ± {std:.2f} ({len(seeds)} seeds)" if std else alone
 
 
 def report(root: Path = ROOT) -> None:

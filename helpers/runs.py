@@ -1,7 +1,6 @@
 """The runs of the series: which network is trained, with what augmentation, and how."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable
 
@@ -90,10 +89,10 @@ def with_found_rate(run: Run, data: ImageData, settings: Settings) -> tuple[Run,
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     run, seed, found = dataclasses.replace(run, recipe=recipe), settings.seed, [None]
     if devices.processes().is_main_process:  # all need the same rate
-        of = {"recipe": dataclasses.asdict(recipe), "versions": results.versions()}
+        model, transform = initial(run, data, seed), run.transform(data.statistics[0])
         file = settings.checkpoints(data.key) / run.name / f"range-test-{seed}.pt"
-        checkpoint = Checkpoint(file, of, settings.resume)
-        setting = initial(run, data, seed), data, run.transform(data.statistics[0]), recipe, seed
+        checkpoint = Checkpoint(file, _fingerprint(run, seed, model, data), settings.resume)
+        setting = model, data, transform, recipe, seed
         found = [checkpoint.load() or range_test(*setting).to_dict("list")]
         checkpoint.save(found[0])
     utils.broadcast_object_list(found)
@@ -117,9 +116,7 @@ def train(
     if settings.reuse:
         places = [home / "results" / name for home in (settings.home, ROOT)]
         kept = next((place for place in places if place.is_dir()), places[0])
-        result = dataclasses.replace(results.load(kept, data), folder=folder)
-        results.write(folder / "metrics.json", json.dumps(result.metrics, indent=1) + "\n")
-        return result
+        return dataclasses.replace(results.load(kept, data), folder=folder)
     run = with_found_rate(run, data, settings)[0] if run.rate_bounds else run
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     recipe = recipe.with_batch_size(recipe.batch_size * batches)
@@ -157,15 +154,19 @@ def train(
 def _train(
     run: Run, data: ImageData, settings: Settings, seed: int, accelerator: devices.Accelerator
 ) -> tuple[nn.Module, History]:
-    model = initial(run, data, seed)
-    transform = run.transform(data.statistics[0])
-    fingerprint = {
-        "run": run.name, "seed": seed, "network": str(model), "transform": str(transform),
-        "data": [data.title, len(data.train_labels), float(data.train_images.mean())],
-        "recipe": dataclasses.asdict(run.recipe), "versions": results.versions(),
-        "device": [accelerator.device.type, accelerator.mixed_precision, accelerator.num_processes],
-    }  # fmt: skip
+    model, transform = initial(run, data, seed), run.transform(data.statistics[0])
     file = settings.checkpoints(data.key) / run.name / f"seed-{seed}.pt"
-    options = {"checkpoint": Checkpoint(file, fingerprint, settings.resume), "seed": seed}
+    checkpoint = Checkpoint(file, _fingerprint(run, seed, model, data), settings.resume)
+    options = {"seed": seed, "checkpoint": checkpoint}
     options["workers"] = min(4, os.cpu_count() or 1) if accelerator.device.type == "cuda" else 0
     return model, fit(model, data, transform, run.recipe, accelerator=accelerator, **options)
+
+
+def _fingerprint(run: Run, seed: int, model: nn.Module, data: ImageData) -> dict:
+    means, here = data.statistics[0], devices.processes()
+    return {
+        "run": run.name, "seed": seed, "network": str(model), "versions": results.versions(),
+        "transform": str(run.transform(means)), "recipe": dataclasses.asdict(run.recipe),
+        "data": [data.title, len(data.train_labels), float(data.train_images.mean())],
+        "device": [here.device.type, devices.precision(here.device), here.num_processes],
+    }  # fmt: skip

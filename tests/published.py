@@ -1,4 +1,4 @@
-"""The tables printed in the seed documents: layer, output shape, parameters; receptive fields."""
+"""The tables printed in the hand-ins: layer, output shape, parameters; receptive fields."""
 
 import re
 

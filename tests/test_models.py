@@ -1,4 +1,4 @@
-"""The networks are those of the documents, and the tables leave them as they were."""
+"""The networks are those of the hand-ins, and the tables leave them as they were."""
 
 import copy
 import re

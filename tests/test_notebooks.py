@@ -1,5 +1,6 @@
 """The committed notebooks: run in order, complete, readable, and really compared by nbval."""
 
+import html
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import nbformat
 import pytest
 
+from helpers.runs import RUNS
 from helpers.settings import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -24,7 +26,7 @@ def notebook(request):
 
 
 def test_there_are_notebooks():
-    assert "S7" in {path.stem for path in NOTEBOOKS}
+    assert {path.stem for path in NOTEBOOKS} == {"S7", "S9", "S10", "ResNet18_GradCAM"}
 
 
 def test_every_cell_was_run_once_from_top_to_bottom(notebook):
@@ -107,19 +109,21 @@ def test_badges_are_rewritten_everywhere(tmp_path):
     assert b"not of the form owner/name" in refused.stderr
 
 
-def test_figures_shown_are_those_of_the_metrics():
-    for path in NOTEBOOKS:
-        printed = "".join(
-            output.get("text", "")
-            for cell in code_cells(nbformat.read(path, as_version=4))
-            for output in cell.outputs
-        )
-        files = list((ROOT / "results" / path.stem).glob("*/metrics.json"))
-        assert files
-        for file in files:
-            metrics = json.loads(file.read_text())
-            accuracy = f"{metrics['net']}: {metrics['test_accuracy']:.2f} % of 10,000 test images"
-            assert accuracy in printed
+@pytest.mark.parametrize("run", RUNS)
+def test_figures_shown_are_those_of_the_metrics(run):
+    cells = code_cells(nbformat.read(ROOT / f"notebooks/{run.split('/')[0]}.ipynb", as_version=4))
+    outputs = [output for cell in cells for output in cell.outputs]
+    printed = "".join(output.get("text", "") for output in outputs)
+    tables = html.unescape("".join(o.get("data", {}).get("text/html", "") for o in outputs))
+    tables = re.sub(r"\s", "", tables)
+    metrics = json.loads((ROOT / "results" / run / "metrics.json").read_text())
+    assert f"{metrics['net']}: {metrics['test_accuracy']:.2f} % of 10,000 test images" in printed
+    assert f"averaged in: {metrics['test_accuracy_flip_tta']:.2f} %" in printed
+    assert f"{metrics['wall_seconds'] / 60:.1f} minutes, seed {metrics['seed']}" in printed
+    assert f"{metrics['device']}, {metrics['precision']}" in printed
+    for row in metrics["requirements"]:
+        shown = "".join(f"<td>{row[key]}</td>" for key in ("demand", "measured", "passed"))
+        assert re.sub(r"\s", "", shown) in tables
 
 
 def nbval(path, tmp_path):

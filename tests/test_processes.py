@@ -27,12 +27,13 @@ def launched(*command, **environment):
 
 
 FIT = """
-import dataclasses, hashlib, json, sys
+import dataclasses, hashlib, json, pathlib, sys
 import torch
 sys.path.insert(0, ".")
-from helpers import data, devices, evaluation, transforms
+from helpers import data, devices, evaluation, results, transforms
+from helpers.checkpoints import Checkpoint
 from helpers.recipes import Recipe
-from helpers.runs import RUNS, with_found_rate
+from helpers.runs import RUNS, train, with_found_rate
 from helpers.settings import SMOKE, Settings
 from helpers.training import fit, set_seed
 from tests.test_training import Tiny
@@ -67,6 +68,11 @@ found = {
     "stated": history.rows[-1]["test_accuracy"],
     "whole": evaluation.test_accuracy(logits, images),
 }
+
+results.save = lambda result: print("\\nSAVED\\n", flush=True)
+Checkpoint.save = lambda checkpoint, state: print("\\nKEPT\\n", flush=True)
+settings = Settings(SMOKE, "digits", home=pathlib.Path(sys.argv[1]))
+train(RUNS["S7/s7_dropout"], images.first(64), settings)
 print("\\nRANK " + json.dumps(found) + "\\n", flush=True)
 """
 
@@ -74,24 +80,24 @@ print("\\nRANK " + json.dumps(found) + "\\n", flush=True)
 def test_ranks_compute_what_one_process_does_and_count_each_of_odd_numbers_of_images_once(tmp_path):
     script = tmp_path / "fit.py"
     script.write_text(FIT)
-    done = launched(script)
+    done = launched(script, tmp_path)
     assert done.returncode == 0, done.stderr
     alone = subprocess.run(
-        [sys.executable, script], cwd=ROOT, env={**os.environ, **SMOKE}, capture_output=True,
-        text=True, check=True,
+        [sys.executable, script, tmp_path], cwd=ROOT, env={**os.environ, **SMOKE},
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     [one] = [json.loads(line) for line in re.findall(r"RANK (\{.*?\})", alone.stdout)]
     ranks = [json.loads(line) for line in re.findall(r"RANK (\{.*?\})", done.stdout)]
     assert sorted(rank["rank"] for rank in ranks) == [0, 1]
     assert len({rank["weights"] for rank in ranks}) == 1
-    assert (
-        len({rank["max_lr"] for rank in ranks}) == 1
-    )  # though a seed of its own would find another
+    # Though a seed of its own would find another:
+    assert len({rank["max_lr"] for rank in ranks}) == 1
     assert all(rank["plain"] == pytest.approx(one["plain"], abs=1e-5) for rank in ranks)
     assert all(rank["stated"] == pytest.approx(rank["whole"], abs=1e-4) for rank in ranks)
-    assert (
-        done.stdout.count("2 processes x 25 images a step, learning rate up to 0.1") == 2
-    )  # a fit each
+    said = "2 processes x 25 images a step, learning rate up to 0.1"
+    assert done.stdout.count(said) == 2  # a fit each
+    assert done.stdout.count("SAVED") == 1
+    assert done.stdout.count("KEPT") == 2  # once an epoch
 
 
 def test_a_lost_process_ends_the_run_clearly_and_the_same_command_goes_on(tmp_path):

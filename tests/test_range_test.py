@@ -16,6 +16,7 @@ from helpers import runs
 from helpers.range_test import range_test, suggested
 from helpers.recipes import Recipe
 from helpers.settings import SMOKE, Settings
+from helpers.transforms import crop_and_hole
 
 RECIPE = Recipe(epochs=1, batch_size=64, max_lr=0.1, peak_epoch=0.5, optimizer="AdamW")
 
@@ -67,7 +68,7 @@ def test_the_rule_is_a_tenth_of_the_lowest_within_bounds(lowest_at, rate):
     assert suggested(found, 1e-3, 1e-2) == pytest.approx(rate, rel=0.02)
 
 
-def test_a_run_keeps_its_range_test_and_repeats_it_only_for_another_recipe(
+def test_a_run_keeps_its_range_test_and_repeats_it_only_for_another_setting(
     digits, tmp_path, monkeypatch
 ):
     seen = []
@@ -91,3 +92,8 @@ def test_a_run_keeps_its_range_test_and_repeats_it_only_for_another_recipe(
     assert len(seen) == 2
     runs.with_found_rate(other, digits, dataclasses.replace(settings, resume=False))
     assert len(seen) == 3
+    runs.with_found_rate(dataclasses.replace(other, transform=crop_and_hole), digits, settings)
+    assert len(seen) == 4
+    monkeypatch.setattr(runs.devices, "precision", lambda _: "fp16")
+    runs.with_found_rate(dataclasses.replace(other, transform=crop_and_hole), digits, settings)
+    assert len(seen) == 5

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 
 import pytest
 
@@ -86,6 +87,26 @@ def test_a_truncated_file_is_found(root, digits, file):
     path.write_bytes(path.read_bytes()[:-50])
     [line] = verify(root, digits)
     assert line.startswith("S7/s7_dropout: cannot be evaluated")
+
+
+@pytest.mark.parametrize("content", [None, "[]", '{"net": null}'])
+def test_metrics_that_are_missing_or_of_another_form_are_named(root, digits, content):
+    path = folder(root) / "metrics.json"
+    path.unlink()
+    if content:
+        path.write_text(content)
+    [line] = verify(root, digits)
+    assert line.startswith("S7/s7_dropout: cannot be evaluated")
+
+
+def test_the_committed_means_are_those_of_the_seeds():
+    for metrics in reporting.kept(ROOT / "results").values():
+        accuracies = [of_seed["test_accuracy"] for of_seed in metrics["seeds"]]
+        assert accuracies[0] == metrics["test_accuracy"]
+        assert metrics["seeds"][0]["seed"] == metrics["seed"]
+        assert metrics["test_accuracy_mean"] == pytest.approx(statistics.mean(accuracies))
+        deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+        assert metrics["test_accuracy_std"] == pytest.approx(deviation)
 
 
 def test_nothing_kept_is_not_a_success(tmp_path, digits):

@@ -1,4 +1,4 @@
-"""Our own network under 100,000 parameters for S9's bonus and seed document 004's second part."""
+"""Our own network under 100,000 parameters for S9's bonus and ResNet18's second part."""
 
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation

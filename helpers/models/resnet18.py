@@ -1,4 +1,4 @@
-"""ResNet18 of seed document 004: 11,173,962 parameters, receptive field 109 / 133.
+"""ResNet18 as handed in: 11,173,962 parameters, receptive field 109 / 133.
 
 (K. He et al., arXiv:1512.03385, with the stem that is usual for 32x32 images.)
 """

@@ -1,4 +1,4 @@
-"""The S10 network of seed document 003: 6,573,130 parameters, receptive field 64 / 88."""
+"""The network of the S10 hand-in: 6,573,130 parameters, receptive field 64 / 88."""
 
 from torch import Tensor, nn
 

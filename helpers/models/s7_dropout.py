@@ -1,4 +1,4 @@
-"""The S7 network of seed document 001: 671,690 parameters, receptive field 36 / 48."""
+"""The network of the second S7 hand-in: 671,690 parameters, receptive field 36 / 48."""
 
 from torch import Tensor, nn
 
