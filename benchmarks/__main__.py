@@ -17,7 +17,7 @@ from helpers.runs import RUNS
 from helpers.settings import ROOT
 
 GPU = devices.processes().device.type == "cuda"
-REPETITIONS, SECONDS = 3, 4  # of each way, and about how long an epoch lasts on a CPU
+REPETITIONS, SECONDS = 5, 2  # of each way, and about how long an epoch lasts on a CPU
 NETWORKS = {run.net: name for name, run in reversed(RUNS.items())}
 BATCH_SIZES, WORKERS, IMAGES = (32, 64, 128, 256, 512, 1024), (0, 1, 2), (1_000, 10_000, 50_000)
 
@@ -40,24 +40,25 @@ def network(name: str, ceilings: list[dict]) -> dict:
         ways = dict(zip(WAYS, (theirs, ours), strict=True))
         for way, there in ways.items():
             started = time.time()
-            first[way] = there.submit(train, name, way, batch).result()["ended"] - started
-            tried = there.submit(train, name, way, 4 * batch).result()
-            images[way] = batch * max(4, round(SECONDS * tried["images_per_second"] / batch))
+            once = there.submit(train, name, way, batch, None, None, 1).result()
+            first[way] = once["ended"] - started
+            tried = there.submit(train, name, way, 2 * batch).result()
+            images[way] = batch * max(2, round(SECONDS * tried["images_per_second"] / batch))
             images[way] = 50_000 if GPU else images[way]
             memory[way] = tried["peak_memory"]  # before anything else could raise it
         for _ in range(REPETITIONS):
             for way, there in ways.items():
                 trained = there.submit(train, name, way, images[way]).result()
                 loaded = there.submit(load, name, way, 50_000 if GPU else 5_000).result()
-                tested = there.submit(evaluate, name, way, 10_000 if GPU else 1_000).result()
+                tested = there.submit(evaluate, name, way, 10_000 if GPU else 512).result()
                 row = {"images_per_second": trained["images_per_second"]}
                 row |= {"loaded_per_second": loaded["images_per_second"]}
                 row |= {"loading_cpu_microseconds": loaded["cpu_microseconds"]}
                 row |= {"evaluated_per_second": tested["images_per_second"]}
                 rows.setdefault(way, []).append(row)
             ceilings.append(ours.submit(ceiling).result())
-    once = {w: {"peak_memory": memory[w], "seconds_to_first_step": first[w]} for w in WAYS}
-    return {way: medians(rows[way]) | once[way] for way in WAYS}
+    alone = {w: {"peak_memory": memory[w], "seconds_to_first_step": first[w]} for w in WAYS}
+    return {way: medians(rows[way]) | alone[way] for way in WAYS}
 
 
 def growth(name: str) -> dict[str, dict[int, float]]:
@@ -65,14 +66,13 @@ def growth(name: str) -> dict[str, dict[int, float]]:
     with process() as ours:
         ours.submit(train, name, "ours", 256).result()
 
-        def speed(images: int, batch_size: int | None = None, workers: int | None = None) -> float:
-            job = ours.submit(train, name, "ours", images, batch_size, workers)
-            return job.result()["images_per_second"]
+        def speed(images: int, *how: int | None) -> float:
+            return ours.submit(train, name, "ours", images, *how).result()["images_per_second"]
 
         return {
             "batch size": {size: speed(50_000 if GPU else 2_048, size) for size in BATCH_SIZES},
             "workers": {n: speed(50_000 if GPU else 2_048, None, n) for n in WORKERS},
-            "images": {number: speed(number) for number in IMAGES},
+            "images": {number: speed(number, None, None, 1) for number in IMAGES},
         }
 
 

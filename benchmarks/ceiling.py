@@ -12,7 +12,7 @@ SIZES = (1024, 2048, 4096)
 CONVOLUTIONS = ((128, 32), (256, 16), (512, 8))  # channels, pixels a side
 
 
-def ceiling(seconds: float = 0.5) -> dict[str, float | str]:
+def ceiling(seconds: float = 0.3) -> dict[str, float | str]:
     """FLOP/s of the fastest product, in the precision that trains here, and bytes/s of a copy.
 
     Each is repeated for so many seconds, and its shortest time counts.

@@ -6,7 +6,9 @@ normalised and made tensors in the pipeline; loss and accuracy read back after e
 The images are noise: only their number counts.
 """
 
+import contextlib
 import dataclasses
+import io
 import itertools
 import os
 import resource
@@ -43,16 +45,18 @@ def noise(train: int, test: int = 10) -> ImageData:
 
 
 def train(
-    name: str, way: str, images: int, batch_size: int | None = None, workers: int | None = None
-) -> dict[str, float]:
-    """Train the run for one epoch of so many images: images a second, peak memory in bytes.
+    name: str, way: str, images: int, batch_size: int | None = None, workers: int | None = None,
+    epochs: int = 2,
+) -> dict[str, float]:  # fmt: skip
+    """Train the run for so many images an epoch: images a second, peak memory in bytes.
 
-    What the workers of theirs do before the first batch is not counted. The memory is the GPU's
-    where there is one, else this process's so far, without its workers'.
+    The last epoch counts for ours. Theirs has one, in which what comes before its first step has
+    ended is not counted. The memory is the GPU's where there is one, else this process's so far,
+    without its workers'.
     """
     run, data = RUNS[name], noise(images)
     size = batch_size or run.recipe.batch_size
-    recipe = dataclasses.replace(run.recipe, epochs=1, peak_epoch=0.5, batch_size=size)
+    recipe = dataclasses.replace(run.recipe, epochs=epochs, peak_epoch=0.5, batch_size=size)
     model = build(run.net)
     if way == "theirs":
         start_(model, dataclasses.replace(recipe, whitened=False, identity=False), data)
@@ -60,8 +64,9 @@ def train(
     else:
         start_(model, recipe, data)
         transform = run.transform(data.statistics[0])
-        history = fit(model, data, transform, recipe, workers=_workers(workers))
-        speed = history.rows[0]["images_per_second"]
+        with contextlib.redirect_stdout(io.StringIO()):  # losses on noise tell nothing
+            history = fit(model, data, transform, recipe, workers=_workers(workers))
+        speed = history.rows[-1]["images_per_second"]
     if _cuda():
         memory = torch.cuda.max_memory_allocated()
     else:
@@ -163,8 +168,7 @@ def _train_theirs(model: torch.nn.Module, recipe: Recipe, loader: DataLoader) ->
         lost += loss.item()
         correct += (logits.argmax(dim=1) == labels).sum().item()
         sizes.append(len(labels))
-        if len(sizes) < len(loader):
-            schedule.step()
+        schedule.step()
         times.append(time.perf_counter())
     if len(times) == 1:  # a first step alone, which is timed elsewhere
         return 0.0
