@@ -56,7 +56,7 @@ def train(
     """
     run, data = RUNS[name], noise(images)
     size = batch_size or run.recipe.batch_size
-    recipe = dataclasses.replace(run.recipe, epochs=epochs, peak_epoch=0.5, batch_size=size)
+    recipe = dataclasses.replace(run.recipe, epochs=epochs, peak_epoch=epochs / 2, batch_size=size)
     model = build(run.net)
     if way == "theirs":
         start_(model, dataclasses.replace(recipe, whitened=False, identity=False), data)
