@@ -17,14 +17,23 @@ from helpers.runs import RUNS
 from helpers.settings import ROOT
 
 GPU = devices.processes().device.type == "cuda"
-REPETITIONS, SECONDS = 5, 2  # of each way, and about how long an epoch lasts on a CPU
+REPETITIONS, SECONDS = 5, 3  # of each way, and about how long an epoch lasts on a CPU
 NETWORKS = {run.net: name for name, run in reversed(RUNS.items())}
 BATCH_SIZES, WORKERS, IMAGES = (32, 64, 128, 256, 512, 1024), (0, 1, 2), (1_000, 10_000, 50_000)
 
 
 def process() -> ProcessPoolExecutor:
-    """A fresh process: memory settings and peak memory are a whole process's."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    """A fresh process: memory settings and peak memory are a whole process's.
+
+    Its loaders' workers are started as usual on this system, not in the way that it was itself.
+    """
+    usual = (multiprocessing.get_start_method(),)
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), start_as, usual)
+
+
+def start_as(method: str) -> None:
+    """From now on, start this process's workers in that way."""
+    multiprocessing.set_start_method(method, force=True)
 
 
 def medians(rows: list[dict[str, float]]) -> dict[str, float]:
