@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from benchmarks import report
 from benchmarks.ceiling import ceiling
-from benchmarks.ways import WAYS, evaluate, load, train
+from benchmarks.ways import WAYS, evaluate, load, start_as, train
 from helpers import devices, results, summary
 from helpers.models import build
 from helpers.runs import RUNS
@@ -29,11 +29,6 @@ def process() -> ProcessPoolExecutor:
     """
     usual = (multiprocessing.get_start_method(),)
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), start_as, usual)
-
-
-def start_as(method: str) -> None:
-    """From now on, start this process's workers in that way."""
-    multiprocessing.set_start_method(method, force=True)
 
 
 def medians(rows: list[dict[str, float]]) -> dict[str, float]:

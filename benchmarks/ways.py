@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import multiprocessing
 import os
 import resource
 import time
@@ -33,6 +34,11 @@ from helpers.runs import RUNS, Run
 from helpers.training import fit
 
 WAYS = ("theirs", "ours")
+
+
+def start_as(method: str) -> None:
+    """From now on, start this process's workers in that way."""
+    multiprocessing.set_start_method(method, force=True)
 
 
 def noise(train: int, test: int = 10) -> ImageData:
