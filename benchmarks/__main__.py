@@ -17,7 +17,7 @@ from helpers.runs import RUNS
 from helpers.settings import ROOT
 
 GPU = devices.processes().device.type == "cuda"
-REPETITIONS, SECONDS = 5, 3  # of each way, and about how long an epoch lasts on a CPU
+REPETITIONS, SECONDS = 3, 3  # of each way, and about how long an epoch lasts on a CPU
 NETWORKS = {run.net: name for name, run in reversed(RUNS.items())}
 BATCH_SIZES, WORKERS, IMAGES = (32, 64, 128, 256, 512, 1024), (0, 1, 2), (1_000, 10_000, 50_000)
 

@@ -62,7 +62,9 @@ def train(
     """
     run, data = RUNS[name], noise(images)
     size = batch_size or run.recipe.batch_size
-    recipe = dataclasses.replace(run.recipe, epochs=epochs, peak_epoch=epochs / 2, batch_size=size)
+    recipe = dataclasses.replace(
+        run.recipe, epochs=epochs, peak_epoch=0.75 * epochs, batch_size=size
+    )  # three quarters: OneCycleLR fails where its peak is its very first step
     model = build(run.net)
     if way == "theirs":
         start_(model, dataclasses.replace(recipe, whitened=False, identity=False), data)

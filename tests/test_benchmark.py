@@ -36,6 +36,13 @@ def test_both_ways_see_the_same_batches_of_the_same_form():
     assert a.std().item() == pytest.approx(b.std().item(), abs=0.02)
 
 
+@pytest.mark.parametrize("batches", [1, 2, 3])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_few_steps_are_enough(batches, epochs):
+    for way in ways.WAYS:
+        assert ways.train("S7/s7_dropout", way, 4 * batches, 4, 0, epochs)["peak_memory"] > 2**20
+
+
 @pytest.mark.parametrize("way", ways.WAYS)
 def test_either_way_trains_loads_and_evaluates(way):
     run = "S7/s7_dropout"
