@@ -94,7 +94,7 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "versions": results.versions(),
         "repetitions": REPETITIONS,
-        "ceiling": max(ceilings, key=lambda found: found["flops"]),
+        "ceiling": sorted(ceilings, key=lambda found: found["flops"])[len(ceilings) // 2],
         "networks": networks,
         "growth of s7": growth("S7/s7"),
     }

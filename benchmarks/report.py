@@ -81,10 +81,16 @@ def figure(found: dict) -> Figure:
         axes["networks"].bar_label(bars, fmt="{:,.0f}", fontsize=8)
     axes["networks"].set_xticks(range(len(names)), names)
     axes["networks"].set(xlabel="network", ylabel="training images/s")
+    axes["networks"].margins(y=0.1)
     axes["networks"].legend()
     for what, speeds in found["growth of s7"].items():
         axes[what].plot(list(map(str, speeds)), list(speeds.values()), "o-", color=BLUE)
-        axes[what].set(xlabel=what, ylabel="training images/s", ylim=(0, None), title="s7")
+        axes[what].set(
+            xlabel=what,
+            ylabel="training images/s",
+            ylim=(0, 1.15 * max(speeds.values())),
+            title="s7",
+        )
         axes[what].grid(alpha=0.3)
     return drawn
 
