@@ -17,6 +17,7 @@ from helpers.runs import RUNS
 from helpers.settings import ROOT
 
 GPU = devices.processes().device.type == "cuda"
+TRAINED, LOADED, TESTED = (50_000, 50_000, 10_000) if GPU else (2_048, 5_000, 512)  # images
 REPETITIONS, SECONDS = 3, 3  # of each way, and about how long an epoch lasts on a CPU
 NETWORKS = {run.net: name for name, run in reversed(RUNS.items())}
 BATCH_SIZES, WORKERS, IMAGES = (32, 64, 128, 256, 512, 1024), (0, 1, 2), (1_000, 10_000, 50_000)
@@ -44,17 +45,16 @@ def network(name: str, ceilings: list[dict]) -> dict:
         ways = dict(zip(WAYS, (theirs, ours), strict=True))
         for way, there in ways.items():
             started = time.time()
-            once = there.submit(train, name, way, batch, None, None, 1).result()
-            first[way] = once["ended"] - started
+            first[way] = there.submit(train, name, way, batch, epochs=1).result()["ended"] - started
             tried = there.submit(train, name, way, 2 * batch).result()
-            images[way] = batch * max(2, round(SECONDS * tried["images_per_second"] / batch))
-            images[way] = 50_000 if GPU else images[way]
+            steps = max(2, round(SECONDS * tried["images_per_second"] / batch))
+            images[way] = TRAINED if GPU else steps * batch
             memory[way] = tried["peak_memory"]  # before anything else could raise it
         for _ in range(REPETITIONS):
             for way, there in ways.items():
                 trained = there.submit(train, name, way, images[way]).result()
-                loaded = there.submit(load, name, way, 50_000 if GPU else 5_000).result()
-                tested = there.submit(evaluate, name, way, 10_000 if GPU else 512).result()
+                loaded = there.submit(load, name, way, LOADED).result()
+                tested = there.submit(evaluate, name, way, TESTED).result()
                 row = {"images_per_second": trained["images_per_second"]}
                 row |= {"loaded_per_second": loaded["images_per_second"]}
                 row |= {"loading_cpu_microseconds": loaded["cpu_microseconds"]}
@@ -70,13 +70,13 @@ def growth(name: str) -> dict[str, dict[int, float]]:
     with process() as ours:
         ours.submit(train, name, "ours", 256).result()
 
-        def speed(images: int, *how: int | None) -> float:
-            return ours.submit(train, name, "ours", images, *how).result()["images_per_second"]
+        def speed(images: int, **how: int) -> float:
+            return ours.submit(train, name, "ours", images, **how).result()["images_per_second"]
 
         return {
-            "batch size": {size: speed(50_000 if GPU else 2_048, size) for size in BATCH_SIZES},
-            "workers": {n: speed(50_000 if GPU else 2_048, None, n) for n in WORKERS},
-            "images": {number: speed(number, None, None, 1) for number in IMAGES},
+            "batch size": {size: speed(TRAINED, batch_size=size) for size in BATCH_SIZES},
+            "workers": {n: speed(TRAINED, workers=n) for n in WORKERS},
+            "images": {number: speed(number, epochs=1) for number in IMAGES},
         }
 
 

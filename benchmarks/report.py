@@ -85,12 +85,8 @@ def figure(found: dict) -> Figure:
     axes["networks"].legend()
     for what, speeds in found["growth of s7"].items():
         axes[what].plot(list(map(str, speeds)), list(speeds.values()), "o-", color=BLUE)
-        axes[what].set(
-            xlabel=what,
-            ylabel="training images/s",
-            ylim=(0, 1.15 * max(speeds.values())),
-            title="s7",
-        )
+        axes[what].set(xlabel=what, ylabel="training images/s", title="s7")
+        axes[what].set_ylim(0, 1.15 * max(speeds.values()))
         axes[what].grid(alpha=0.3)
     return drawn
 

@@ -40,7 +40,9 @@ def test_both_ways_see_the_same_batches_of_the_same_form():
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_few_steps_are_enough(batches, epochs):
     for way in ways.WAYS:
-        assert ways.train("S7/s7_dropout", way, 4 * batches, 4, 0, epochs)["peak_memory"] > 2**20
+        found = ways.train("S7/s7_dropout", way, 4 * batches, 4, 0, epochs)
+        timed = way == "ours" or batches > 1  # of theirs all but the first step
+        assert (found["images_per_second"] > 0) == timed
 
 
 @pytest.mark.parametrize("way", ways.WAYS)
