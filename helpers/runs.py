@@ -38,24 +38,24 @@ class Run:
 
 
 S7_RECIPE = Recipe(
-    epochs=10, batch_size=256, max_lr=0.3, peak_epoch=2.5, weight_decay=5e-4, label_smoothing=0.1,
+    epochs=10, batch_size=128, max_lr=0.2, peak_epoch=2.5, weight_decay=5e-4, label_smoothing=0.1,
     whitened=True, identity=True,
 )  # fmt: skip
-S7_DROPOUT_RECIPE = dataclasses.replace(S7_RECIPE, batch_size=128, max_lr=0.1, dropout=0.05)
-S9_RECIPE = dataclasses.replace(S7_DROPOUT_RECIPE, epochs=50, peak_epoch=10, dropout=0.0)
-COMPACT_RECIPE = dataclasses.replace(S9_RECIPE, epochs=35, max_lr=0.2, peak_epoch=7)
+S7_DROPOUT_RECIPE = dataclasses.replace(S7_RECIPE, max_lr=0.1, dropout=0.05)
+COMPACT_RECIPE = dataclasses.replace(S7_RECIPE, epochs=35, peak_epoch=7, dropout=0.0)
+S9_RECIPE = dataclasses.replace(COMPACT_RECIPE, epochs=50, peak_epoch=10, weight_decay=2.5e-4)
 S10_RECIPE = dataclasses.replace(
     S7_RECIPE, epochs=24, batch_size=512, max_lr=0.003, peak_epoch=5, optimizer="AdamW",
     weight_decay=0.25, dropout=0.0,
 )  # fmt: skip
-RESNET18_RECIPE = dataclasses.replace(S9_RECIPE, epochs=20, peak_epoch=5)
+RESNET18_RECIPE = dataclasses.replace(COMPACT_RECIPE, epochs=20, max_lr=0.1, peak_epoch=5)
 
 RUNS = {
     run.name: run
     for run in (
         Run("S7/s7", "s7", transforms.flip_and_shift, S7_RECIPE, 86.88),
         Run("S7/s7_dropout", "s7_dropout", transforms.flip_and_shift, S7_DROPOUT_RECIPE, 82.93),
-        Run("S9/s9", "s9", transforms.flip_shift_scale_rotate_and_hole, S9_RECIPE, 85.22),
+        Run("S9/s9", "s9", transforms.flip_shift_scale_rotate_and_rare_hole, S9_RECIPE, 85.22),
         Run("S9/compact", "compact", transforms.flip_shift_scale_rotate_and_hole, COMPACT_RECIPE),
         Run("S10/s10", "s10", transforms.flip_shift_and_hole, S10_RECIPE, 90.06, (2e-3, 4e-3)),
         Run("ResNet18_GradCAM/resnet18", "resnet18", transforms.crop_and_hole, RESNET18_RECIPE),
