@@ -3,6 +3,7 @@
 import datetime
 import json
 import multiprocessing
+import os
 import re
 import statistics
 import time
@@ -10,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from benchmarks import report
 from benchmarks.ceiling import ceiling
-from benchmarks.ways import WAYS, evaluate, load, start_as, train
+from benchmarks.ways import WAYS, evaluate, load, operators, start_as, train
 from helpers import devices, results, summary
 from helpers.models import build
 from helpers.runs import RUNS
@@ -61,8 +62,9 @@ def network(name: str, ceilings: list[dict]) -> dict:
                 row |= {"evaluated_per_second": tested["images_per_second"]}
                 rows.setdefault(way, []).append(row)
             ceilings.append(ours.submit(ceiling).result())
+        costly = ours.submit(operators, name, TRAINED if GPU else 2 * batch).result()
     alone = {w: {"peak_memory": memory[w], "seconds_to_first_step": first[w]} for w in WAYS}
-    return {way: medians(rows[way]) | alone[way] for way in WAYS}
+    return {way: medians(rows[way]) | alone[way] for way in WAYS} | {"operators": costly}
 
 
 def growth(name: str) -> dict[str, dict[int, float]]:
@@ -82,6 +84,7 @@ def growth(name: str) -> dict[str, dict[int, float]]:
 
 def main() -> None:
     """Measure everything, write results/benchmark/<device>.json, its figure and the README."""
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler's: it tells each process of its own doings
     device, ceilings, networks = devices.processes().device, [], {}
     for net, name in sorted(NETWORKS.items()):
         networks[net] = {"run": name, "mult_adds": summary.mult_adds(build(net))}

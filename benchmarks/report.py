@@ -30,6 +30,7 @@ def section(found: dict) -> str:
             f"{ceiling['copy_bytes'] / 1e9:.0f} GB/s.",
             markdown([_training(net, row, ceiling) for net, row in found["networks"].items()]),
             markdown([_beside(net, row) for net, row in found["networks"].items()]),
+            markdown([_costly(net, row["operators"]) for net, row in found["networks"].items()]),
             "Training images a second of `s7` by " + "; by ".join(growth) + ".",
         ]
     )
@@ -65,6 +66,14 @@ def _beside(net: str, row: dict) -> dict[str, str]:
         "peak memory, GiB": pair("peak_memory", 2**30, 1),
         "start to first step, s": pair("seconds_to_first_step", 1, 1),
     }
+
+
+def _costly(net: str, operators: dict[str, float]) -> dict[str, str]:
+    shares = ", ".join(
+        f"{'loading' if 'DataLoader' in operator else operator} {share:.0%}"
+        for operator, share in operators.items()
+    )
+    return {"ours": f"`{net}`", "operators that cost most, of the time of all": shares}
 
 
 def figure(found: dict) -> Figure:

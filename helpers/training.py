@@ -33,18 +33,16 @@ class History:
 
 def epoch_line(row: dict[str, float], epochs: int) -> str:
     """An epoch's row as a line of text: rate at its end, losses and accuracies, speed, time."""
-    line = (
+    return (
         "epoch {epoch:>2}/{epochs}  lr {learning_rate:.4f}  train loss {train_loss:.3f}, "
         "{train_accuracy:5.2f} %  test loss {test_loss:.3f}, {test_accuracy:5.2f} %  "
         "{images_per_second:,.0f} images/s  {seconds:.0f} s"
-    )
-    return line.format(**row, epochs=epochs)
+    ).format(**row, epochs=epochs)
 
 
 def set_seed(seed: int, epoch: int = 0, rank: int = 0) -> None:
     """Seed Python, NumPy and torch from (seed, epoch, rank), as at the start of every epoch."""
-    value = np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]
-    utils.set_seed(int(value))
+    utils.set_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
 
 
 def fit(

@@ -20,11 +20,11 @@ def flip_and_shift(mean: np.ndarray) -> A.Compose:
     return A.Compose([A.HorizontalFlip(p=0.5), pad, A.RandomCrop(32, 32)])
 
 
-def hole(mean: np.ndarray, p: float = 0.5) -> A.CoarseDropout:
-    """A hole of 16x16 pixels, inside the image, in the colour of the mean, with probability p."""
+def hole(mean: np.ndarray) -> A.CoarseDropout:
+    """A hole of 16x16 pixels, inside the image, in the colour of the mean, in every other image."""
     return A.CoarseDropout(
         num_holes_range=(1, 1), hole_height_range=(16, 16), hole_width_range=(16, 16),
-        fill=tuple(np.rint(255 * mean).astype(int).tolist()), p=p,
+        fill=tuple(np.rint(255 * mean).astype(int).tolist()), p=0.5,
     )  # fmt: skip
 
 
@@ -43,7 +43,9 @@ def flip_shift_scale_rotate_and_hole(mean: np.ndarray) -> A.Compose:
 
 def flip_shift_scale_rotate_and_rare_hole(mean: np.ndarray) -> A.Compose:
     """The same with a hole in one image of four, for a network too small to learn them by heart."""
-    return A.Compose([*flip_shift_scale_rotate_and_hole(mean)[:-1], hole(mean, p=0.25)])
+    steps = flip_shift_scale_rotate_and_hole(mean)
+    steps[-1].p = 0.25
+    return steps
 
 
 def flip_shift_and_hole(mean: np.ndarray) -> A.Compose:

@@ -56,6 +56,13 @@ def test_either_way_trains_loads_and_evaluates(way):
     assert ways.evaluate(run, way, 10)["images_per_second"] > 0
 
 
+def test_convolutions_cost_most_of_a_convolutional_network():
+    found = ways.operators("S7/s7", 64)
+    assert "conv" in next(iter(found))
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert 0.5 < sum(found.values()) <= 1
+
+
 def test_the_ceiling_is_the_fastest_product(monkeypatch):
     monkeypatch.setattr(ceiling, "SIZES", (256,))
     monkeypatch.setattr(ceiling, "CONVOLUTIONS", ((2, 4),))
@@ -78,7 +85,8 @@ def test_ratio_and_share_of_the_ceiling_are_what_they_are_called():
         "repetitions": 3, "ceiling": {"flops": 12e9, "by": "product", "copy_bytes": 1e9},
         "networks": {
             "net": {
-                "mult_adds": 10e6, "theirs": way | {"images_per_second": 40},
+                "operators": {"conv": 0.75, "relu": 0.125}, "mult_adds": 10e6,
+                "theirs": way | {"images_per_second": 40},
                 "ours": way | {"images_per_second": 100},
             }
         },
@@ -86,6 +94,7 @@ def test_ratio_and_share_of_the_ceiling_are_what_they_are_called():
     }  # fmt: skip
     text = report.section(found)
     assert "| `net` | 40 | 100 | **2.50x** | 6 | 50% | 10.0% |" in text
+    assert "| `net` | conv 75%, relu 12% |" in text
     assert len(report.figure(found).axes) == 4
 
 
