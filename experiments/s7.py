@@ -17,49 +17,43 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.tables import fill
 from helpers import data
 from helpers.data import ImageData
-from helpers.recipes import Recipe
-from helpers.runs import RUNS, initial
+from helpers.runs import RUNS, Run, initial, shortened
 from helpers.settings import FULL, ROOT, Settings
 from helpers.training import fit
 
-RUN = RUNS["S7/s7"]
-CHANGES = {
-    "as trained": {},
-    "usual random weights": {"whitened": False, "identity": False},
-    "identity weights, no whitening": {"whitened": False},
-    "no label smoothing": {"label_smoothing": 0.0},
-    "half the learning rate": {"max_lr": RUN.recipe.max_lr / 2},
-    "twice the batch, and twice the learning rate": {
-        "batch_size": 2 * RUN.recipe.batch_size, "max_lr": 2 * RUN.recipe.max_lr,
-    },
-    "no augmentation": {},
-}  # fmt: skip
+IMAGES = 15_000
+PROFILE = dataclasses.replace(FULL, epochs=5)
+AS_TRAINED = RUNS["S7/s7"]
+RECIPE = shortened(AS_TRAINED.recipe, PROFILE, IMAGES)
+RECIPES = {
+    "as trained": RECIPE,
+    "usual random weights": dataclasses.replace(RECIPE, whitened=False, identity=False),
+    "identity weights, no whitening": dataclasses.replace(RECIPE, whitened=False),
+    "no label smoothing": dataclasses.replace(RECIPE, label_smoothing=0.0),
+    "half the learning rate": dataclasses.replace(RECIPE, max_lr=RECIPE.max_lr / 2),
+    "twice the batch, and twice the learning rate": RECIPE.with_batch_size(2 * RECIPE.batch_size),
+}
+VARIANTS = {name: dataclasses.replace(AS_TRAINED, recipe=r) for name, r in RECIPES.items()}
+VARIANTS["no augmentation"] = dataclasses.replace(VARIANTS["as trained"], transform=lambda _: None)
 TABLE = ROOT / "results" / "S7" / "ablation.csv"
 
 
-def changed(name: str) -> Recipe:
-    """The run's recipe for five epochs, with the change of that name."""
-    peak_epoch = RUN.recipe.peak_epoch / RUN.recipe.epochs * 5
-    return dataclasses.replace(RUN.recipe, epochs=5, peak_epoch=peak_epoch, **CHANGES[name])
-
-
-def measured(name: str, images: ImageData, seed: int) -> dict[str, object]:
-    """Train with the change of that name: the recipe, and accuracies in %."""
-    recipe = changed(name)
-    transform = None if name == "no augmentation" else RUN.transform(images.statistics[0])
-    model = initial(dataclasses.replace(RUN, recipe=recipe), images, seed)
-    last = fit(model, images, transform, recipe, seed=seed).rows[-1]
+def measured(run: Run, images: ImageData, seed: int) -> dict[str, object]:
+    """Train one variant: its recipe, and accuracies in %."""
+    model, transform = initial(run, images, seed), run.transform(images.statistics[0])
+    last = fit(model, images, transform, run.recipe, seed=seed).rows[-1]
     return {
-        "recipe": json.dumps(dataclasses.asdict(recipe)),
+        "recipe": json.dumps(dataclasses.asdict(run.recipe)),
         "training accuracy (%)": round(last["train_accuracy"], 2),
         "validation accuracy (%)": round(last["test_accuracy"], 2),
     }
 
 
 def main(seed: int = 0) -> None:
-    """Train with every change that the table does not have with this seed."""
-    images = data.load(Settings(FULL, "cifar10"), validation=True).first(15_000)
-    fill(TABLE, seed, {name: partial(measured, name, images, seed) for name in CHANGES})
+    """Train every variant that the table does not have with this seed."""
+    images = data.load(Settings(FULL, "cifar10"), validation=True).first(IMAGES)
+    measure = {name: partial(measured, run, images, seed) for name, run in VARIANTS.items()}
+    fill(TABLE, seed, measure)
 
 
 if __name__ == "__main__":
