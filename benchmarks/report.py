@@ -24,8 +24,8 @@ def section(found: dict) -> str:
         [
             f"### {found['device']}, {precision}",
             f"Measured on {found['date']} with PyTorch {found['versions']['torch']}: medians of "
-            f"{found['repetitions']} repetitions of either way by turns; first steps, memory and "
-            f"`s7`'s other sizes once. The ceiling is "
+            f"{found['repetitions']} repetitions of either way by turns; first steps, memory, "
+            f"operators and `s7`'s other sizes once. The ceiling is "
             f"{ceiling['flops'] / 1e9:,.0f} GFLOP/s ({ceiling['by']}); a large copy moves "
             f"{ceiling['copy_bytes'] / 1e9:.0f} GB/s.",
             markdown([_training(net, row, ceiling) for net, row in found["networks"].items()]),
@@ -67,7 +67,7 @@ def _beside(net: str, row: dict) -> dict[str, str]:
         "loading alone, images/s": pair("loaded_per_second"),
         "CPU an image, µs": pair("loading_cpu_microseconds"),
         "evaluation, images/s": pair("evaluated_per_second"),
-        "peak memory, GiB": pair("peak_memory", 2**30, 1),
+        "peak memory without workers, GiB": pair("peak_memory", 2**30, 1),
         "start to first step, s": pair("seconds_to_first_step", 1, 1),
     }
 

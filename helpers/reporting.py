@@ -55,7 +55,7 @@ def _percent(value: float | None) -> str:
 def _seeds(metrics: dict) -> str:
     mean, std, seeds = (metrics[k] for k in ("test_accuracy_mean", "test_accuracy_std", "seeds"))
     alone = f"seed {metrics['seed']} alone"
-    return f"{mean:.2f} ± {std:.2f} ({len(seeds)} seeds)" if std else alone
+    return f"{mean:.2f} ± {std:.2f} ({len(seeds)} seeds)" if std is not None else alone
 
 
 def report(root: Path = ROOT) -> None:

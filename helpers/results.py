@@ -78,8 +78,7 @@ def circumstances(history: History, data: ImageData, accelerator: Accelerator) -
         "device": devices.describe(device), "device_type": device.type,
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision.replace("no", "float32"),
-        "steps": len(rates),
-        "peak_epoch": (rates.index(max(rates)) + 1) * len(rows) / len(rates),
+        "steps": len(rates), "peak_epoch": (rates.index(max(rates)) + 1) * len(rows) / len(rates),
     }  # fmt: skip
 
 
@@ -122,11 +121,10 @@ def save(result: Result) -> None:
     folder, metrics, rows = result.folder, result.metrics, result.history.rows
     rates = pd.Series(result.history.learning_rates, name="learning_rate")
     table = receptive_field.table(receptive_field.layers(result.model))
-    lines = [epoch_line(row, len(rows)) for row in rows]
     write(folder / "model.safetensors", weight_bytes(result.model))
     write(folder / "history.csv", pd.DataFrame(rows).to_csv(index=False))
     write(folder / "learning_rate.csv", rates.to_csv(index_label="step"))
-    write(folder / "log.txt", "\n".join(lines) + "\n")
+    write(folder / "log.txt", "".join(f"{epoch_line(row, len(rows))}\n" for row in rows))
     write(folder / "summary.txt", summary.layer_table(result.model))
     write(folder / "receptive_field.csv", table.to_csv())
     write(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")

@@ -1,13 +1,13 @@
 """The runs of the series: which network is trained, with what augmentation, and how."""
 
-import dataclasses
 import os
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
 from accelerate import utils
-from torch import nn
+from torch import fx, nn
 
 from helpers import devices, results, transforms
 from helpers.checkpoints import Checkpoint
@@ -20,7 +20,7 @@ from helpers.settings import ROOT, Profile, Settings
 from helpers.training import History, fit, set_seed
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Run:
     """A network (a name in MODELS) trained in one way.
 
@@ -41,14 +41,14 @@ S7_RECIPE = Recipe(
     epochs=10, batch_size=128, max_lr=0.2, peak_epoch=2.5, weight_decay=5e-4, label_smoothing=0.1,
     whitened=True, identity=True,
 )  # fmt: skip
-S7_DROPOUT_RECIPE = dataclasses.replace(S7_RECIPE, max_lr=0.1, dropout=0.05)
-COMPACT_RECIPE = dataclasses.replace(S7_RECIPE, epochs=35, peak_epoch=7, dropout=0.0)
-S9_RECIPE = dataclasses.replace(COMPACT_RECIPE, epochs=50, peak_epoch=10, weight_decay=2.5e-4)
-S10_RECIPE = dataclasses.replace(
-    S7_RECIPE, epochs=24, batch_size=512, max_lr=0.003, peak_epoch=5, optimizer="AdamW",
-    weight_decay=0.25, dropout=0.0,
+S7_DROPOUT_RECIPE = replace(S7_RECIPE, max_lr=0.1, dropout=0.05)
+COMPACT_RECIPE = replace(S7_RECIPE, epochs=35, peak_epoch=7, dropout=0.0)
+S9_RECIPE = replace(COMPACT_RECIPE, epochs=50, peak_epoch=10, weight_decay=2.5e-4)
+S10_RECIPE = replace(
+    COMPACT_RECIPE, epochs=24, batch_size=512, max_lr=0.003, peak_epoch=5, optimizer="AdamW",
+    weight_decay=0.25,
 )  # fmt: skip
-RESNET18_RECIPE = dataclasses.replace(COMPACT_RECIPE, epochs=20, max_lr=0.1, peak_epoch=5)
+RESNET18_RECIPE = replace(COMPACT_RECIPE, epochs=20, max_lr=0.1, peak_epoch=5)
 
 RUNS = {
     run.name: run
@@ -71,7 +71,7 @@ def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
     """
     epochs = min(recipe.epochs, profile.epochs or recipe.epochs)
     peak_epoch = recipe.peak_epoch / recipe.epochs * epochs
-    recipe = dataclasses.replace(recipe, epochs=epochs, peak_epoch=peak_epoch)
+    recipe = replace(recipe, epochs=epochs, peak_epoch=peak_epoch)
     most = 2 ** int(np.log2(max(1, train_images // 32)))  # which 8 processes can share
     return recipe.with_batch_size(min(recipe.batch_size, most))
 
@@ -87,7 +87,7 @@ def initial(run: Run, data: ImageData, seed: int) -> nn.Module:
 def with_found_rate(run: Run, data: ImageData, settings: Settings) -> tuple[Run, pd.DataFrame]:
     """The run with the `max_lr` that a range test suggests, and that test, which is kept."""
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
-    run, seed, found = dataclasses.replace(run, recipe=recipe), settings.seed, [None]
+    run, seed, found = replace(run, recipe=recipe), settings.seed, [None]
     if devices.processes().is_main_process:  # all need the same rate
         model, transform = initial(run, data, seed), run.transform(data.statistics[0])
         file = settings.checkpoints(data.key) / run.name / f"range-test-{seed}.pt"
@@ -97,8 +97,8 @@ def with_found_rate(run: Run, data: ImageData, settings: Settings) -> tuple[Run,
         checkpoint.save(found[0])
     utils.broadcast_object_list(found)
     found = pd.DataFrame(found[0])
-    recipe = dataclasses.replace(recipe, max_lr=suggested(found, *run.rate_bounds))
-    return dataclasses.replace(run, recipe=recipe, rate_bounds=None), found
+    recipe = replace(recipe, max_lr=suggested(found, *run.rate_bounds))
+    return replace(run, recipe=recipe, rate_bounds=None), found
 
 
 def train(
@@ -115,12 +115,12 @@ def train(
     folder = settings.results(data.key) / name
     if settings.reuse:
         places = [home / "results" / name for home in (settings.home, ROOT)]
-        kept = next((place for place in places if place.is_dir()), places[0])
-        return dataclasses.replace(results.load(kept, data), folder=folder)
+        kept = next((place for place in places if (place / "metrics.json").is_file()), places[0])
+        return replace(results.load(kept, data), folder=folder)
     run = with_found_rate(run, data, settings)[0] if run.rate_bounds else run
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     recipe = recipe.with_batch_size(recipe.batch_size * batches)
-    run = dataclasses.replace(run, name=name, recipe=recipe)
+    run = replace(run, name=name, recipe=recipe)
     accuracies = []
     for seed in reversed(range(settings.seed, settings.seed + seeds)):  # the first one last
         accelerator = devices.accelerator()  # a new one each, as loss scaling has a memory
@@ -134,7 +134,7 @@ def train(
     metrics = {
         "notebook": run.name.split("/")[0], "net": run.net, "seed": settings.seed,
         **{name: getattr(recipe, name) for name in ("epochs", "batch_size", "optimizer", "max_lr")},
-        "recipe": dataclasses.asdict(recipe) | {"transform": run.transform.__name__},
+        "recipe": asdict(recipe) | {"transform": run.transform.__name__},
         "augmentation": {step.pop("__class_fullname__"): step for step in steps},
         "channel_means": data.statistics[0].tolist(),
         **measured,
@@ -165,8 +165,9 @@ def _train(
 def _fingerprint(run: Run, seed: int, model: nn.Module, data: ImageData) -> dict:
     means, here = data.statistics[0], devices.processes()
     return {
-        "run": run.name, "seed": seed, "network": str(model), "versions": results.versions(),
-        "transform": str(run.transform(means)), "recipe": dataclasses.asdict(run.recipe),
+        "network": [str(model), fx.symbolic_trace(model).code],  # its layers, and how they are used
+        "run": run.name, "seed": seed, "versions": results.versions(),
+        "transform": str(run.transform(means)), "recipe": asdict(run.recipe),
         "data": [data.title, len(data.train_labels), float(data.train_images.mean())],
         "device": [here.device.type, devices.precision(here.device), here.num_processes],
     }  # fmt: skip

@@ -14,7 +14,7 @@ from torch import nn
 from helpers import data as data_module
 from helpers import evaluation, results
 from helpers.data import ImageData
-from helpers.models import build
+from helpers.models import MODELS, build
 from helpers.runs import RUNS, shortened, train
 from helpers.settings import FULL, PROFILES, SMOKE, Settings
 from helpers.training import fit
@@ -104,6 +104,17 @@ def test_reuse_loads_the_run_without_training(result, digits, capsys, monkeypatc
     assert "_smoke-digits" in str(again.folder), "what is drawn now must not replace what is kept"
 
 
+def test_reuse_finds_the_run_where_there_are_figures_drawn_before(
+    result, digits, tmp_path, monkeypatch
+):
+    """As in Drive, where a first notebook with REUSE=1 left nothing but its figures."""
+    shutil.copytree(result.folder, tmp_path / "kept" / "results" / "S7" / "s7_dropout")
+    monkeypatch.setattr("helpers.runs.ROOT", tmp_path / "kept")
+    (tmp_path / "drive" / "results" / "S7" / "s7_dropout").mkdir(parents=True)
+    reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path / "drive")
+    assert train(RUNS["S7/s7_dropout"], digits, reusing).metrics == result.metrics
+
+
 def test_reuse_of_a_run_on_other_data_is_a_clear_error(result, digits, tmp_path):
     shutil.copytree(result.folder, tmp_path / "results" / "S7" / "s7_dropout")
     reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path)
@@ -117,6 +128,23 @@ def test_reuse_of_nothing_is_a_clear_error(tmp_path, digits):
     run = dataclasses.replace(RUNS["S7/s7"], name="S7/never_trained")
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors.*REUSE=0"):
         train(run, digits, reusing)
+
+
+def test_an_edited_forward_is_trained_afresh(tmp_path, digits, monkeypatch, capsys):
+    class Mine(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    class Edited(Mine):
+        def forward(self, x):
+            return super().forward(x).neg()
+
+    Edited.__name__ = "Mine"
+    run = dataclasses.replace(RUNS["S7/s7"], name="S7/mine", net="mine", published=None)
+    for network, afresh in ((Mine, False), (Mine, False), (Edited, True)):
+        monkeypatch.setitem(MODELS, "mine", network)
+        train(run, digits, Settings(SMOKE, "digits", home=tmp_path))
+        assert ("another network" in capsys.readouterr().out) == afresh
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -158,6 +186,15 @@ def test_prediction_leaves_the_mode_alone(digits):
     evaluation.predict(model, digits, digits.test_images[:20])
     assert model.training
     assert len(evaluation.predict(model, digits, digits.test_images[:0])) == 0
+
+
+def test_prediction_is_in_float32(digits, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen, model = [], build("s7_dropout")
+    model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    assert evaluation.predict(model, digits, digits.test_images[:20]).dtype == torch.float32
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32, "training goes on as before"
 
 
 def test_flip_tta_adds_the_mirror_images_logits(result, digits):

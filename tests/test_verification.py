@@ -64,6 +64,18 @@ def test_a_changed_figure_is_named(root, digits, figure, value):
     assert all(figure in line or "requirements: test accuracy" in line for line in wrong)
 
 
+def test_requirements_are_judged_on_what_was_measured(root, digits):
+    """Raise an accuracy and the requirement that rests on it: both are found."""
+    metrics = json.loads((folder(root) / "metrics.json").read_text())
+    honest = f"{metrics['test_accuracy']:.2f} %"
+    [judged] = [row for row in metrics["requirements"] if honest in row["measured"]]
+    judged["measured"] = judged["measured"].replace(honest, "98.31 %")
+    change(root, test_accuracy=98.31, requirements=metrics["requirements"])
+    [line] = [line for line in verify(root, digits) if "requirements" in line]
+    assert f"is {honest}" in line
+    assert "not 98.31 %" in line
+
+
 def test_flip_tta_is_checked_when_asked_for(root, digits):
     change(root, test_accuracy_flip_tta=99.9)
     assert verify(root, digits) == []
