@@ -12,9 +12,11 @@ from concurrent.futures import ProcessPoolExecutor
 from benchmarks import report
 from benchmarks.ceiling import ceiling
 from benchmarks.ways import WAYS, evaluate, load, operators, start_as, train
-from helpers import devices, results, summary
+from helpers import devices
+from helpers.anatomy import summary
 from helpers.models import build
-from helpers.runs import RUNS
+from helpers.runs import results
+from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT
 
 GPU = devices.processes().device.type == "cuda"

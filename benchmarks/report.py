@@ -5,8 +5,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from helpers.plots import BLUE, ORANGE
-from helpers.reporting import fill, markdown
+from helpers.figures.plots import BLUE, ORANGE
+from helpers.runs.tables import fill, markdown
 from helpers.settings import ROOT
 
 BEGIN, END = "<!-- speed: made by `make bench` -->", "<!-- end of speed -->"

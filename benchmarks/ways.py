@@ -26,14 +26,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 
 from helpers import devices
-from helpers.batches import BatchSampler, train_loader
-from helpers.data import ImageData
 from helpers.evaluation import predict
-from helpers.initialisation import start_
+from helpers.images.batches import BatchSampler, train_loader
+from helpers.images.data import ImageData
 from helpers.models import build
-from helpers.recipes import Recipe, make_optimizer, make_schedule
-from helpers.runs import RUNS, Run
-from helpers.training import fit
+from helpers.runs.catalogue import RUNS, Run
+from helpers.training.initialisation import start_
+from helpers.training.loop import fit
+from helpers.training.recipes import Recipe, make_optimizer, make_schedule
 
 WAYS = ("theirs", "ours")
 

@@ -14,13 +14,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.tables import fill
-from helpers import data, receptive_field, summary
-from helpers.data import ImageData
-from helpers.initialisation import start_
+from helpers.anatomy import receptive_field, summary
+from helpers.images import data
+from helpers.images.data import ImageData
 from helpers.models.compact import Compact
-from helpers.runs import RUNS
+from helpers.runs.catalogue import RUNS
 from helpers.settings import FULL, ROOT, Settings
-from helpers.training import fit, set_seed
+from helpers.training.initialisation import start_
+from helpers.training.loop import fit, set_seed
 
 SHAPES = {  # all have fewer than 100,000 parameters
     "first draft": {"widths": (48, 80, 128), "depths": (2, 3, 2), "dilation": 3},

@@ -15,11 +15,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.tables import fill
-from helpers import data
-from helpers.data import ImageData
-from helpers.runs import RUNS, Run, initial, shortened
+from helpers.images import data
+from helpers.images.data import ImageData
+from helpers.runs.catalogue import RUNS, Run
+from helpers.runs.conductor import initial
 from helpers.settings import FULL, ROOT, Settings
-from helpers.training import fit
+from helpers.training.loop import fit
+from helpers.training.recipes import shortened
 
 IMAGES = 15_000
 PROFILE = dataclasses.replace(FULL, epochs=5)

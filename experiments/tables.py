@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers import results
+from helpers.runs import results
 
 
 def fill(file: Path, seed: int, measure: dict[str, Callable[[], dict]]) -> None:

@@ -1,4 +1,4 @@
-"""Thin package behind the CIFAR-10 notebooks; README.md lists its modules in reading order.
+"""Thin package behind the CIFAR-10 notebooks; README.md lists its folders in reading order.
 
 Nothing happens at import.
 """

@@ -18,7 +18,7 @@ app = typer.Typer(
 @app.command()
 def data() -> None:
     """Fetch CIFAR-10 into CIFAR10_ROOT (default: data/), unless it is there, and check it."""
-    from helpers.data import cifar10
+    from helpers.images.data import cifar10
 
     mean, std = cifar10(cifar10_root()).statistics
     print(f"CIFAR-10 is in {cifar10_root()}; mean {mean.round(4)}, deviation {std.round(4)}")
@@ -37,14 +37,18 @@ def train(
     training images alone are split: choices are made there, not on the test images. Several
     processes (torchrun) share each batch, or with --scale take one each, at a higher rate.
     """
-    from helpers import data, devices, runs
+    from helpers import devices
+    from helpers.images import data
+    from helpers.runs import conductor
+    from helpers.runs.catalogue import RUNS
 
-    chosen, settings = runs.RUNS[one_of("run", run, runs.RUNS)], Settings.from_environment()
+    chosen, settings = RUNS[one_of("run", run, RUNS)], Settings.from_environment()
     processes = devices.processes()
     # One process downloads, or one on each host; the others find the data there.
     with processes.main_process_first(), processes.local_main_process_first():
         images = data.load(settings, validation)
-    result = runs.train(chosen, images, settings, seeds, processes.num_processes if scale else 1)
+    batches = processes.num_processes if scale else 1
+    result = conductor.train(chosen, images, settings, seeds, batches)
     reached = f"{result.metrics['test_accuracy']:.2f} % of the test images right"
     processes.print(f"{reached}; {result.folder}")
     processes.destroy_process_group()
@@ -55,7 +59,9 @@ def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="As in 'S7'; or all.")] = None,
 ) -> None:
     """Execute notebooks from top to bottom, and say what was reached and where it lies."""
-    from helpers import data, notebook, reporting
+    from helpers import notebook
+    from helpers.images import data
+    from helpers.runs import tables
 
     known = notebook.names()
     names = [one_of("notebook", name, known) for name in notebooks or known]
@@ -64,14 +70,15 @@ def run(
     settings = dataclasses.replace(settings, dataset=data.load(settings).key)
     for name in names:
         folder = notebook.execute(name, settings)
-    runs = {run: m for run, m in reporting.kept(folder).items() if m["notebook"] in names}
-    print(f"\n{reporting.table(runs)}\n\nFigures, weights and metrics are in {folder}")
+    runs = {run: m for run, m in tables.kept(folder).items() if m["notebook"] in names}
+    print(f"\n{tables.table(runs)}\n\nFigures, weights and metrics are in {folder}")
 
 
 @app.command()
 def summary(net: Annotated[str, typer.Argument(help="Which network, as in 's7'.")]) -> None:
     """Print a network's layer table, mult-adds and receptive fields."""
-    from helpers import models, receptive_field, summary
+    from helpers import models
+    from helpers.anatomy import receptive_field, summary
 
     model = models.build(net)
     print(summary.layer_table(model))
@@ -82,7 +89,8 @@ def summary(net: Annotated[str, typer.Argument(help="Which network, as in 's7'."
 @app.command()
 def verify(tta: Annotated[bool, typer.Option("--tta", help="Mirror images too.")] = False) -> None:
     """Evaluate every kept network again, and compare with what its metrics.json says."""
-    from helpers import data, verification
+    from helpers.images import data
+    from helpers.runs import verification
 
     wrong = verification.verify(ROOT, data.cifar10(cifar10_root()), tta)
     print("\n".join(f"WRONG: {figure}" for figure in wrong) or "Everything holds.")
@@ -92,9 +100,9 @@ def verify(tta: Annotated[bool, typer.Option("--tta", help="Mirror images too.")
 @app.command()
 def report() -> None:
     """Write the table of all kept runs into results/README.md and README.md."""
-    from helpers import reporting
+    from helpers.runs import tables
 
-    reporting.report()
+    tables.report()
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from helpers.data import ImageData
+from helpers.images.data import ImageData
 
 
 @torch.inference_mode()

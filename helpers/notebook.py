@@ -48,7 +48,7 @@ def set_up(profile: str = "auto", dataset: str = "auto", on_drive: bool = False)
     import torch
 
     from helpers import devices
-    from helpers.results import versions
+    from helpers.runs.results import versions
 
     pd.options.display.max_colwidth = None  # else what a table says is cut off
     device = devices.accelerator().device
@@ -72,7 +72,7 @@ def _install_missing() -> None:
 
 def show(figure: Figure, path: Path) -> Image:
     """Write a figure as a PNG file and return it for the notebook to show, the same picture."""
-    from helpers.results import write
+    from helpers.runs.results import write
 
     picture = io.BytesIO()
     figure.savefig(picture, format="png")

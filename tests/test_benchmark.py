@@ -8,10 +8,10 @@ import torch
 
 from benchmarks import __main__ as bench
 from benchmarks import ceiling, report, ways
-from helpers.batches import BatchSampler, train_loader
-from helpers.data import ImageData
+from helpers.images.batches import BatchSampler, train_loader
+from helpers.images.data import ImageData
 from helpers.models import MODELS
-from helpers.runs import RUNS
+from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.checkpoints import Checkpoint
+from helpers.training.checkpoints import Checkpoint
 
 MINE = {"run": "S7/s7", "seed": 0, "recipe": {"max_lr": 0.3}, "device": ["cpu", "bf16", 1]}
 STATE = {"weights": torch.arange(5.0), "history": {"rows": [{"loss": 0.1 + 0.2}]}}

@@ -74,7 +74,8 @@ def test_summary_prints_all_three_tables():
 
 def test_data_that_cannot_be_had_is_one_clear_line(tmp_path):
     code = (
-        "import sys; from helpers import downloads as d; d.download_cifar10.__defaults__ = ((),);"
+        "import sys; from helpers.images import downloads as d;"
+        "d.download_cifar10.__defaults__ = ((),);"
         "from helpers.__main__ import main; sys.argv[1:] = ['data']; main()"
     )
     done = subprocess.run(

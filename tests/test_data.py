@@ -16,11 +16,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10
 
-from helpers import data as data_module
-from helpers import downloads, transforms
-from helpers.batches import BatchSampler, train_loader
-from helpers.data import ImageData
-from helpers.downloads import DataUnavailable
+from helpers.images import data as data_module
+from helpers.images import downloads, transforms
+from helpers.images.batches import BatchSampler, train_loader
+from helpers.images.data import ImageData
+from helpers.images.downloads import DataUnavailable
 from helpers.settings import PROFILES, Settings
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import data as data_module
-from helpers.grad_cam import grad_cam
+from helpers.figures.grad_cam import grad_cam
+from helpers.images import data as data_module
 from helpers.models import build
 
 

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import initialisation
 from helpers.models import build
+from helpers.training import initialisation
 
 
 def test_whitened_filters_give_uncorrelated_outputs_of_unit_variance():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from experiments import compact
-from helpers import receptive_field, summary
+from helpers.anatomy import receptive_field, summary
 from helpers.models import MODELS, Compact, build
 from tests import published
 

@@ -9,7 +9,7 @@ import sys
 import nbformat
 import pytest
 
-from helpers.runs import RUNS
+from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -30,12 +30,15 @@ FIT = """
 import dataclasses, hashlib, json, pathlib, sys
 import torch
 sys.path.insert(0, ".")
-from helpers import data, devices, evaluation, results, transforms
-from helpers.checkpoints import Checkpoint
-from helpers.recipes import Recipe
-from helpers.runs import RUNS, train, with_found_rate
+from helpers import devices, evaluation
+from helpers.images import data, transforms
+from helpers.runs import results
+from helpers.training.checkpoints import Checkpoint
+from helpers.training.recipes import Recipe
+from helpers.runs.catalogue import RUNS
+from helpers.runs.conductor import train, with_found_rate
 from helpers.settings import SMOKE, Settings
-from helpers.training import fit, set_seed
+from helpers.training.loop import fit, set_seed
 from tests.test_training import Tiny
 
 images = data.digits().first(301)

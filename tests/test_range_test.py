@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import data as data_module
-from helpers import runs
-from helpers.range_test import range_test, suggested
-from helpers.recipes import Recipe
+from helpers.images import data as data_module
+from helpers.images.transforms import crop_and_hole
+from helpers.runs import conductor
+from helpers.runs.catalogue import RUNS
 from helpers.settings import SMOKE, Settings
-from helpers.transforms import crop_and_hole
+from helpers.training.range_test import range_test, suggested
+from helpers.training.recipes import Recipe
 
 RECIPE = Recipe(epochs=1, batch_size=64, max_lr=0.1, peak_epoch=0.5, optimizer="AdamW")
 
@@ -77,23 +78,23 @@ def test_a_run_keeps_its_range_test_and_repeats_it_only_for_another_setting(
         seen.append(setting)
         return pd.DataFrame({"learning_rate": [0.01, 0.2, 1.0], "loss": [2.0, 1.0, 3.0]})
 
-    monkeypatch.setattr(runs, "range_test", counted)
-    run = dataclasses.replace(runs.RUNS["S7/s7_dropout"], rate_bounds=(1e-3, 1e-1))
+    monkeypatch.setattr(conductor, "range_test", counted)
+    run = dataclasses.replace(RUNS["S7/s7_dropout"], rate_bounds=(1e-3, 1e-1))
     settings = Settings(SMOKE, "digits", home=tmp_path)
-    first, found = runs.with_found_rate(run, digits, settings)
-    again, same = runs.with_found_rate(run, digits, settings)
+    first, found = conductor.with_found_rate(run, digits, settings)
+    again, same = conductor.with_found_rate(run, digits, settings)
     assert len(seen) == 1
     pd.testing.assert_frame_equal(found, same)
     assert first.recipe == again.recipe
     assert first.recipe.max_lr == pytest.approx(0.02)
     assert first.rate_bounds is None
     other = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, weight_decay=0.1))
-    runs.with_found_rate(other, digits, settings)
+    conductor.with_found_rate(other, digits, settings)
     assert len(seen) == 2
-    runs.with_found_rate(other, digits, dataclasses.replace(settings, resume=False))
+    conductor.with_found_rate(other, digits, dataclasses.replace(settings, resume=False))
     assert len(seen) == 3
-    runs.with_found_rate(dataclasses.replace(other, transform=crop_and_hole), digits, settings)
+    conductor.with_found_rate(dataclasses.replace(other, transform=crop_and_hole), digits, settings)
     assert len(seen) == 4
-    monkeypatch.setattr(runs.devices, "precision", lambda _: "fp16")
-    runs.with_found_rate(dataclasses.replace(other, transform=crop_and_hole), digits, settings)
+    monkeypatch.setattr(conductor.devices, "precision", lambda _: "fp16")
+    conductor.with_found_rate(dataclasses.replace(other, transform=crop_and_hole), digits, settings)
     assert len(seen) == 5

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from helpers import receptive_field
+from helpers.anatomy import receptive_field
 from helpers.models import MODELS, build
 from tests import published
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 from torch import nn
 
-from helpers import requirements
+from helpers.anatomy import requirements
 from helpers.models import build
 
 GOOD = {

@@ -11,13 +11,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from helpers import data as data_module
-from helpers import evaluation, results
-from helpers.data import ImageData
+from helpers import evaluation
+from helpers.images import data as data_module
+from helpers.images.data import ImageData
 from helpers.models import MODELS, build
-from helpers.runs import RUNS, shortened, train
+from helpers.runs import results
+from helpers.runs.catalogue import RUNS
+from helpers.runs.conductor import train
 from helpers.settings import FULL, PROFILES, SMOKE, Settings
-from helpers.training import fit
+from helpers.training.loop import fit
+from helpers.training.recipes import shortened
 
 KEYS = {
     "notebook", "net", "params", "mult_adds", "receptive_field", "dataset", "test_images",
@@ -89,7 +92,7 @@ def test_seeds_are_all_recorded_and_the_first_one_speaks(result):
 
 
 def test_reuse_loads_the_run_without_training(result, digits, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("helpers.runs.fit", None)
+    monkeypatch.setattr("helpers.runs.conductor.fit", None)
     shutil.copytree(result.folder, tmp_path / "results" / "S7" / "s7_dropout")
     reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path)
     again = train(RUNS["S7/s7_dropout"], digits, reusing)
@@ -109,7 +112,7 @@ def test_reuse_finds_the_run_where_there_are_figures_drawn_before(
 ):
     """As in Drive, where a first notebook with REUSE=1 left nothing but its figures."""
     shutil.copytree(result.folder, tmp_path / "kept" / "results" / "S7" / "s7_dropout")
-    monkeypatch.setattr("helpers.runs.ROOT", tmp_path / "kept")
+    monkeypatch.setattr("helpers.runs.conductor.ROOT", tmp_path / "kept")
     (tmp_path / "drive" / "results" / "S7" / "s7_dropout").mkdir(parents=True)
     reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path / "drive")
     assert train(RUNS["S7/s7_dropout"], digits, reusing).metrics == result.metrics

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import data as data_module
-from helpers import devices, evaluation, transforms
-from helpers.checkpoints import Checkpoint
-from helpers.recipes import Recipe, make_optimizer, make_schedule
-from helpers.runs import RUNS
+from helpers import devices, evaluation
+from helpers.images import data as data_module
+from helpers.images import transforms
+from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT
-from helpers.training import fit, set_seed
+from helpers.training.checkpoints import Checkpoint
+from helpers.training.loop import fit, set_seed
+from helpers.training.recipes import Recipe, make_optimizer, make_schedule
 
 RECIPE = Recipe(epochs=3, batch_size=64, max_lr=0.1, peak_epoch=1, label_smoothing=0.1)
 
@@ -195,10 +196,10 @@ def test_the_network_comes_back_as_it_went_in(digits):
 TRAIN = """
 import json, os, signal, sys, torch
 from pathlib import Path
-from helpers import data, transforms
-from helpers.checkpoints import Checkpoint
-from helpers.recipes import Recipe
-from helpers.training import fit, set_seed
+from helpers.images import data, transforms
+from helpers.training.checkpoints import Checkpoint
+from helpers.training.recipes import Recipe
+from helpers.training.loop import fit, set_seed
 from tests.test_training import Tiny, without_times
 
 file, moment, epoch = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

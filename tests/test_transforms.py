@@ -6,7 +6,8 @@ import albumentations as A
 import numpy as np
 import pytest
 
-from helpers import notebook, transforms
+from helpers import notebook
+from helpers.images import transforms
 
 MEAN = np.array([0.4914, 0.4822, 0.4465])
 

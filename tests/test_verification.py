@@ -6,12 +6,13 @@ import statistics
 
 import pytest
 
-from helpers import data as data_module
-from helpers import reporting, results
+from helpers.images import data as data_module
 from helpers.models import build
-from helpers.runs import RUNS, train
+from helpers.runs import results, tables
+from helpers.runs.catalogue import RUNS
+from helpers.runs.conductor import train
+from helpers.runs.verification import verify
 from helpers.settings import ROOT, SMOKE, Settings
-from helpers.verification import verify
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_metrics_that_are_missing_or_of_another_form_are_named(root, digits, con
 
 
 def test_the_committed_means_are_those_of_the_seeds():
-    for metrics in reporting.kept(ROOT / "results").values():
+    for metrics in tables.kept(ROOT / "results").values():
         accuracies = [of_seed["test_accuracy"] for of_seed in metrics["seeds"]]
         assert accuracies[0] == metrics["test_accuracy"]
         assert metrics["seeds"][0]["seed"] == metrics["seed"]
@@ -126,10 +127,10 @@ def test_nothing_kept_is_not_a_success(tmp_path, digits):
 
 
 def test_report_writes_the_figures_between_the_markers(root):
-    readme = f"before\n{reporting.BEGIN}\nold\n{reporting.END}\nafter\n"
+    readme = f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n"
     (root / "README.md").write_text(readme)
     change(root, test_accuracy=91.234, seeds=[{}] * 5, test_accuracy_std=0.1)
-    reporting.report(root)
+    tables.report(root)
     text = (root / "README.md").read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
@@ -143,10 +144,10 @@ def test_report_writes_the_figures_between_the_markers(root):
 def test_report_without_markers_is_a_clear_error(root):
     (root / "README.md").write_text("no markers")
     with pytest.raises(ValueError, match="needs the lines"):
-        reporting.report(root)
+        tables.report(root)
 
 
 def test_the_committed_tables_are_those_of_the_committed_metrics():
-    expected = reporting.table(reporting.kept(ROOT / "results"))
+    expected = tables.table(tables.kept(ROOT / "results"))
     assert expected in (ROOT / "README.md").read_text()
     assert expected in (ROOT / "results" / "README.md").read_text()

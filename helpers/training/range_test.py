@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 
 from helpers import devices
-from helpers.batches import BatchSampler, train_loader
-from helpers.data import ImageData
-from helpers.recipes import Recipe, make_optimizer
+from helpers.images.batches import BatchSampler, train_loader
+from helpers.images.data import ImageData
+from helpers.training.recipes import Recipe, make_optimizer
 
 
 def range_test(

@@ -15,11 +15,12 @@ from accelerate import Accelerator
 from safetensors import torch as safetensors
 from torch import nn
 
-from helpers import devices, receptive_field, requirements, summary
-from helpers.data import ImageData
+from helpers import devices
+from helpers.anatomy import receptive_field, requirements, summary
 from helpers.evaluation import class_accuracy, predict, test_accuracy
+from helpers.images.data import ImageData
 from helpers.models import build
-from helpers.training import History, epoch_line
+from helpers.training.loop import History, epoch_line
 
 
 @dataclass

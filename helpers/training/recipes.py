@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from helpers.settings import one_of
+from helpers.settings import Profile, one_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,18 @@ class Recipe:
         """
         factor = (batch_size / self.batch_size) ** (1 if self.optimizer == "SGD" else 0.5)
         return replace(self, batch_size=batch_size, max_lr=self.max_lr * factor)
+
+
+def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
+    """The recipe cut to the profile's epochs, with 32 steps an epoch or more.
+
+    The peak keeps its place in the cycle, and the learning rate shrinks with the batch.
+    """
+    epochs = min(recipe.epochs, profile.epochs or recipe.epochs)
+    peak_epoch = recipe.peak_epoch / recipe.epochs * epochs
+    recipe = replace(recipe, epochs=epochs, peak_epoch=peak_epoch)
+    most = 2 ** int(np.log2(max(1, train_images // 32)))  # which 8 processes can share
+    return recipe.with_batch_size(min(recipe.batch_size, most))
 
 
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

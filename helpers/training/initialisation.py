@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from helpers.data import ImageData
-from helpers.recipes import Recipe
+from helpers.images.data import ImageData
+from helpers.training.recipes import Recipe
 
 
 def start_(model: nn.Module, recipe: Recipe, data: ImageData) -> None:

@@ -1,79 +1,24 @@
-"""The runs of the series: which network is trained, with what augmentation, and how."""
+"""How a run is conducted: from the first weights to the files that it leaves."""
 
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
 from accelerate import utils
 from torch import fx, nn
 
-from helpers import devices, results, transforms
-from helpers.checkpoints import Checkpoint
-from helpers.data import ImageData
-from helpers.initialisation import start_
+from helpers import devices
+from helpers.images.data import ImageData
 from helpers.models import build
-from helpers.range_test import range_test, suggested
-from helpers.recipes import Recipe
-from helpers.settings import ROOT, Profile, Settings
-from helpers.training import History, fit, set_seed
-
-
-@dataclass(frozen=True)
-class Run:
-    """A network (a name in MODELS) trained in one way.
-
-    Its files go to the folder `name`, "notebook/run"; `transform` gives the augmentation for the
-    channel means of the training images; `published` is the hand-in's test accuracy in %; with
-    `rate_bounds`, a range test finds the recipe's `max_lr` between them.
-    """
-
-    name: str
-    net: str
-    transform: Callable[[np.ndarray], Callable]
-    recipe: Recipe
-    published: float | None = None
-    rate_bounds: tuple[float, float] | None = None
-
-
-S7_RECIPE = Recipe(
-    epochs=10, batch_size=128, max_lr=0.2, peak_epoch=2.5, weight_decay=5e-4, label_smoothing=0.1,
-    whitened=True, identity=True,
-)  # fmt: skip
-S7_DROPOUT_RECIPE = replace(S7_RECIPE, max_lr=0.1, dropout=0.05)
-COMPACT_RECIPE = replace(S7_RECIPE, epochs=35, peak_epoch=7, dropout=0.0)
-S9_RECIPE = replace(COMPACT_RECIPE, epochs=50, peak_epoch=10, weight_decay=2.5e-4)
-S10_RECIPE = replace(
-    COMPACT_RECIPE, epochs=24, batch_size=512, max_lr=0.003, peak_epoch=5, optimizer="AdamW",
-    weight_decay=0.25,
-)  # fmt: skip
-RESNET18_RECIPE = replace(COMPACT_RECIPE, epochs=20, max_lr=0.1, peak_epoch=5)
-
-RUNS = {
-    run.name: run
-    for run in (
-        Run("S7/s7", "s7", transforms.flip_and_shift, S7_RECIPE, 86.88),
-        Run("S7/s7_dropout", "s7_dropout", transforms.flip_and_shift, S7_DROPOUT_RECIPE, 82.93),
-        Run("S9/s9", "s9", transforms.flip_shift_scale_rotate_and_rare_hole, S9_RECIPE, 85.22),
-        Run("S9/compact", "compact", transforms.flip_shift_scale_rotate_and_hole, COMPACT_RECIPE),
-        Run("S10/s10", "s10", transforms.flip_shift_and_hole, S10_RECIPE, 90.06, (2e-3, 4e-3)),
-        Run("ResNet18_GradCAM/resnet18", "resnet18", transforms.crop_and_hole, RESNET18_RECIPE),
-        Run("ResNet18_GradCAM/compact", "compact", transforms.crop_and_hole, COMPACT_RECIPE),
-    )
-}
-
-
-def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
-    """The recipe cut to the profile's epochs, with 32 steps an epoch or more.
-
-    The peak keeps its place in the cycle, and the learning rate shrinks with the batch.
-    """
-    epochs = min(recipe.epochs, profile.epochs or recipe.epochs)
-    peak_epoch = recipe.peak_epoch / recipe.epochs * epochs
-    recipe = replace(recipe, epochs=epochs, peak_epoch=peak_epoch)
-    most = 2 ** int(np.log2(max(1, train_images // 32)))  # which 8 processes can share
-    return recipe.with_batch_size(min(recipe.batch_size, most))
+from helpers.runs import results
+from helpers.runs.catalogue import Run
+from helpers.settings import ROOT, Settings
+from helpers.training.checkpoints import Checkpoint
+from helpers.training.initialisation import start_
+from helpers.training.loop import History, fit, set_seed
+from helpers.training.range_test import range_test, suggested
+from helpers.training.recipes import shortened
 
 
 def initial(run: Run, data: ImageData, seed: int) -> nn.Module:

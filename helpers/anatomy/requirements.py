@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from helpers.receptive_field import layers, receptive_field
-from helpers.summary import parameter_count
+from helpers.anatomy.receptive_field import layers, receptive_field
+from helpers.anatomy.summary import parameter_count
 
 # What is asked of a run's metrics, or of a network's "layers" (a table) and "params": it gives what
 # was measured, and whether that passes.

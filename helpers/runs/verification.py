@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers import devices, results
-from helpers.data import ImageData
+from helpers import devices
+from helpers.images.data import ImageData
+from helpers.runs import results
 
 POINTS, CLASS_POINTS = 0.05, 0.5  # how far an accuracy may be off, in percentage points
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from helpers.results import write
+from helpers.runs.results import write
 from helpers.settings import ROOT
 
 INTRO = """# Results

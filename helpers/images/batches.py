@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from helpers.data import ImageData
+from helpers.images.data import ImageData
 
 
 class BatchSampler:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from helpers.downloads import DataUnavailable, download_cifar10
+from helpers.images.downloads import DataUnavailable, download_cifar10
 from helpers.settings import Settings, cifar10_root
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from helpers.data import ImageData
+from helpers.images.data import ImageData
 
 
 def grad_cam(

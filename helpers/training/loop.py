@@ -12,11 +12,11 @@ from torch import nn
 from tqdm import tqdm
 
 from helpers import devices
-from helpers.batches import BatchSampler, train_loader
-from helpers.checkpoints import Checkpoint
-from helpers.data import ImageData
 from helpers.evaluation import check_test_set, predict
-from helpers.recipes import Recipe, make_optimizer, make_schedule
+from helpers.images.batches import BatchSampler, train_loader
+from helpers.images.data import ImageData
+from helpers.training.checkpoints import Checkpoint
+from helpers.training.recipes import Recipe, make_optimizer, make_schedule
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""How networks are trained: recipes, first weights, the loop, checkpoints, the range test."""
