@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.tables import fill
 from helpers.anatomy import receptive_field, summary
+from helpers.anatomy.layers import layers
 from helpers.images import data
 from helpers.images.data import ImageData
 from helpers.models.compact import Compact
@@ -40,7 +41,7 @@ def measured(shape: dict, images: ImageData, seed: int) -> dict[str, object]:
     model = Compact(**shape)
     start_(model, recipe, images)
     history = fit(model, images, run.transform(images.statistics[0]), recipe, seed=seed)
-    before, _ = receptive_field.receptive_field(receptive_field.layers(model))
+    before, _ = receptive_field.receptive_field(layers(model))
     return {
         **{key: str(value) for key, value in shape.items()},
         "parameters": summary.parameter_count(model),

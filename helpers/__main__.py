@@ -79,11 +79,12 @@ def summary(net: Annotated[str, typer.Argument(help="Which network, as in 's7'."
     """Print a network's layer table, mult-adds and receptive fields."""
     from helpers import models
     from helpers.anatomy import receptive_field, summary
+    from helpers.anatomy.layers import layers
 
     model = models.build(net)
     print(summary.layer_table(model))
     print(f"Mult-adds: {summary.mult_adds(model) / 1e6:,.2f} M\n")
-    print(receptive_field.table(receptive_field.layers(model)).to_string())
+    print(receptive_field.table(layers(model)).to_string())
 
 
 @app.command()

@@ -10,6 +10,8 @@ from torch import nn
 
 from experiments import compact
 from helpers.anatomy import receptive_field, summary
+from helpers.anatomy.layers import layers
+from helpers.anatomy.receptive_field import shown
 from helpers.models import MODELS, Compact, build
 from tests import published
 
@@ -51,12 +53,13 @@ def test_stages_of_s10():
 
 
 def test_compact_has_the_parts_that_are_asked_for():
-    layers = receptive_field.layers(build("compact"))
-    assert not layers["kind"].isin(["max pool", "average pool"]).any()
-    assert layers["kind"].to_list()[-2:] == ["gap", "fc"]
-    assert layers["separable"].sum() >= 6
-    before, _ = receptive_field.receptive_field(layers)
-    assert before > 44
+    found = layers(build("compact"))
+    kinds = [layer.kind for layer in found]
+    assert not {"max pool", "average pool"} & set(kinds)
+    assert kinds[-2:] == ["gap", "fc"]
+    assert sum(layer.separable for layer in found) >= 6
+    before, _ = receptive_field.receptive_field(found)
+    assert min(before) > 44
 
 
 def test_transitions_of_compact():
@@ -88,8 +91,8 @@ def test_the_shapes_that_were_compared_are_what_their_table_says():
             key: str(shape[key]) for key in ("widths", "depths")
         }
         assert summary.parameter_count(model) == row["parameters"] < 100_000
-        field, _ = receptive_field.receptive_field(receptive_field.layers(model))
-        assert field == row["receptive field"]
+        field, _ = receptive_field.receptive_field(layers(model))
+        assert shown(field) == row["receptive field"]
     best = table.groupby("name")["validation accuracy (%)"].mean().idxmax()
     assert str(Compact(**compact.SHAPES[best])) == str(build("compact"))
 
@@ -115,7 +118,8 @@ def test_parameters_mult_adds_and_fields(name):
     params, millions, fields = published.FIGURES[name]
     assert summary.parameter_count(model) == params
     assert summary.mult_adds(model) / 1e6 == pytest.approx(millions, abs=0.005)
-    assert receptive_field.receptive_field(receptive_field.layers(model)) == fields
+    found = receptive_field.receptive_field(layers(model))
+    assert tuple(map(shown, found)) == fields
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -136,7 +140,7 @@ def test_tables_leave_network_and_random_state_alone(name):
     before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     summary.layer_table(model)
     summary.mult_adds(model)
-    receptive_field.layers(model)
+    layers(model)
     assert model.training
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

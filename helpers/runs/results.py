@@ -17,6 +17,8 @@ from torch import nn
 
 from helpers import devices
 from helpers.anatomy import receptive_field, requirements, summary
+from helpers.anatomy.layers import layers
+from helpers.anatomy.receptive_field import shown
 from helpers.evaluation import class_accuracy, predict, test_accuracy
 from helpers.images.data import ImageData
 from helpers.models import build
@@ -51,11 +53,14 @@ def measure(model: nn.Module, data: ImageData, tta: bool = True) -> tuple[dict, 
     Accuracies are in %; `tta` adds the one with each mirror image's logits averaged in.
     """
     logits = predict(model, data, data.test_images).cpu().numpy()
-    before, including = receptive_field.receptive_field(receptive_field.layers(model))
+    before, including = receptive_field.receptive_field(layers(model))
     measured = {
         "params": summary.parameter_count(model),
         "mult_adds": summary.mult_adds(model),
-        "receptive_field": {"before_pooling": before, "including_pooling": including},
+        "receptive_field": {
+            "before_pooling": shown(before),
+            "including_pooling": shown(including),
+        },
         "test_images": len(data.test_labels),
         "test_accuracy": test_accuracy(logits, data),
         "class_accuracy": class_accuracy(logits, data),
@@ -121,7 +126,7 @@ def save(result: Result) -> None:
     """Write all files of a run into its folder; `metrics.json`, which speaks for them, last."""
     folder, metrics, rows = result.folder, result.metrics, result.history.rows
     rates = pd.Series(result.history.learning_rates, name="learning_rate")
-    table = receptive_field.table(receptive_field.layers(result.model))
+    table = receptive_field.table(layers(result.model))
     write(folder / "model.safetensors", weight_bytes(result.model))
     write(folder / "history.csv", pd.DataFrame(rows).to_csv(index=False))
     write(folder / "learning_rate.csv", rates.to_csv(index_label="step"))

@@ -1,0 +1,217 @@
+"""How a demand is judged: on the layers of a network as they ran, or on what its run measured."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from helpers.anatomy.layers import Layer
+from helpers.anatomy.receptive_field import main_path, receptive_field, shown
+
+# What is asked of a network or of a run's metrics: it gives what was measured, and whether that
+# passes.
+Check = Callable[..., tuple[str, bool]]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is judged of a network: its layers, its trainable parameters, and how many take part."""
+
+    layers: list[Layer]
+    params: int
+    params_used: int
+
+
+def pooled(x: Layer) -> bool:
+    """A pooling of a part of the map."""
+    return x.kind in ("max pool", "average pool")
+
+
+def dilated(x: Layer) -> bool:
+    """A convolution whose dilation widens what it spans."""
+    return x.kind in ("conv", "depthwise") and x.span != x.kernel
+
+
+def shrinks(x: Layer) -> bool:
+    """The maps shrink by a stride, a pooling or a dilated kernel, not for want of padding."""
+    by_design = max(x.stride) > 1 or pooled(x) or dilated(x) or 3 * x.nout[0] <= 2 * x.nin[0]
+    return x.nout < x.nin and max(x.nout) > 1 and by_design
+
+
+def shrinks_dilated(x: Layer) -> bool:
+    """A dilated convolution that leaves smaller maps."""
+    return dilated(x) and x.nout < x.nin
+
+
+def strided(x: Layer) -> bool:
+    """A convolution over 1x1 with a stride of 2, not dilated."""
+    kinds = x.kind in ("conv", "depthwise") and min(x.kernel) > 1
+    return kinds and x.stride == (2, 2) and not dilated(x)
+
+
+def squeezes(x: Layer) -> bool:
+    """A 1x1 convolution of maps that is no part of a separable one."""
+    return x.kind == "conv" and x.kernel == (1, 1) and max(x.nin) > 1
+
+
+def having(condition: Callable[[Layer], bool], least: int = 1, most: float = math.inf) -> Check:
+    """As many layers of the main path as said fulfil the condition; they are named."""
+
+    def check(net: Network) -> tuple[str, bool]:
+        found = [x.name for x in main_path(net.layers) if condition(x)]
+        return _named(found), least <= len(found) <= most
+
+    return check
+
+
+def separable(least: int) -> Check:
+    """As many depthwise separable convolutions over 1x1, on any path."""
+
+    def check(net: Network) -> tuple[str, bool]:
+        found = [x.name for x in net.layers if x.separable]
+        return _named(found), len(found) >= least
+
+    return check
+
+
+def _named(found: list[str]) -> str:
+    many = f"{len(found)}: {found[0]} to {found[-1]}" if len(found) > 4 else None
+    return many or ", ".join(found) or "none"
+
+
+def stages(net: Network, squeezed: bool = False) -> list[list[Layer]]:
+    """The main path's convolutions over 1x1, told apart by what shrinks the maps between them.
+
+    A convolution that shrinks them closes its block, unless the next one would stay empty. With
+    `squeezed`, a 1x1 convolution that is no part of a separable one closes a block, too.
+    """
+    found, taken = [[]], None
+    for x in main_path(net.layers):
+        over = x.kind in ("conv", "depthwise") and max(x.kernel) > 1
+        if shrinks(x):
+            if not found[-1] and taken:
+                found[-1].append(taken)
+            taken = x if over else None
+            found.append([])
+        elif over:
+            found[-1].append(x)
+        elif squeezed and squeezes(x):
+            found.append([])
+    if not found[-1] and taken:
+        found[-1].append(taken)
+    return [block for block in found if block]
+
+
+def blocks(squeezed: bool = False) -> Check:
+    """C1-C2-C3-C4-O: at least four blocks of convolutions over 1x1, named by their first and last.
+
+    What shrinks the maps ends a block. Where that makes fewer than four and `squeezed` allows it, a
+    1x1 convolution between two blocks does so too, and the text says that this reading was taken.
+    """
+
+    def check(net: Network) -> tuple[str, bool]:
+        found, reading = stages(net), ""
+        if squeezed and len(found) < 4 <= len(stages(net, squeezed=True)):
+            found, reading = stages(net, squeezed=True), "; 1x1 convolutions end blocks, too"
+        named = (
+            f"C{i} {' to '.join(dict.fromkeys((block[0].name, block[-1].name)))}"
+            f" ({block[0].nin[0]}x{block[0].nin[1]})"
+            for i, block in enumerate(found, 1)
+        )
+        return ", ".join(named) + reading or "none", len(found) >= 4
+
+    return check
+
+
+def strided_or_dilated(net: Network) -> tuple[str, bool]:
+    """The main path's maps shrink by strided or dilated convolutions of 3x3 and nothing else."""
+    found = [x for x in main_path(net.layers) if shrinks(x)]
+    sizes = (
+        f"{shown(x.kernel)}x{shown(x.kernel)}, {shown(x.nin)} -> {shown(x.nout)}" for x in found
+    )
+    text = ", ".join(f"{x.name} ({size})" for x, size in zip(found, sizes, strict=True))
+    good = [x.kind in ("conv", "depthwise") and min(x.kernel) >= 3 for x in found]
+    return text or "none", bool(found) and all(good)
+
+
+def fc_after_pooling(net: Network) -> tuple[str, bool]:
+    """A linear layer or 1x1 convolution of what the global pooling gives."""
+    path = main_path(net.layers)
+    last = max((i for i, x in enumerate(path) if x.kind in ("gap", "gmp")), default=len(path))
+    found = [x.name for x in path[last:] if x.nin == (1, 1) and x.kind in ("fc", "conv")]
+    return _named(found), bool(found)
+
+
+def field_over_44(net: Network) -> tuple[str, bool]:
+    """A receptive field over 44, the global pooling counted; both are shown."""
+    before, including = receptive_field(net.layers)
+    alone = ", which alone brings it over 44" if min(before) <= 44 < min(including) else ""
+    gates = "; through its gates the whole image" if any(x.gated for x in net.layers) else ""
+    text = f"{shown(including)} ({shown(before)} before the global pooling{alone}){gates}"
+    return text, min(including) > 44
+
+
+def params_below(limit: int) -> Check:
+    """Fewer parameters than the limit; those that take no part count as well, and are said."""
+
+    def check(net: Network) -> tuple[str, bool]:
+        idle = f" ({net.params_used:,} of them used)" if net.params_used < net.params else ""
+        return f"{net.params:,}{idle}", net.params < limit
+
+    return check
+
+
+def on_gpu(metrics: dict) -> tuple[str, bool]:
+    """Trained on a GPU."""
+    return metrics["device"], metrics["device_type"] == "cuda"
+
+
+def given(name: str, *allowed: object) -> Check:
+    """A figure of the run that is what was asked for."""
+    return lambda metrics: (f"{metrics[name]}", metrics[name] in allowed)
+
+
+def twenty_epochs(metrics: dict) -> tuple[str, bool]:
+    """What ResNet18 is given, and the small network beside it."""
+    epochs, small = metrics["epochs"], metrics["params"] < 100_000
+    return f"{epochs}", epochs <= 50 if small else epochs == 20
+
+
+def a_step_a_batch(metrics: dict) -> tuple[str, bool]:
+    """As many steps of the learning rate as batches."""
+    batches = -(-metrics["train_images"] // metrics["batch_size"])
+    text = f"{metrics['steps']:,} steps, {metrics['epochs']} x {batches} batches"
+    return text, metrics["steps"] == metrics["epochs"] * batches
+
+
+def augmented(*asked: str) -> Check:
+    """Albumentations' transforms of these names, and one 16x16 hole in the data's mean."""
+
+    def check(metrics: dict) -> tuple[str, bool]:
+        steps, mean = metrics["augmentation"], np.multiply(metrics["channel_means"], 255)
+        hole = steps.get("CoarseDropout", {})
+        sizes = [*hole.get("hole_height_range", ()), *hole.get("hole_width_range", ())]
+        one = [*hole.get("num_holes_range", ())] == [1, 1] and sizes == [16] * 4
+        filled = np.allclose(hole.get("fill", 0), mean, atol=0.5)
+        text = f"{', '.join(steps)}; hole filled with {list(hole.get('fill', []))}"
+        return text, steps.keys() >= set(asked) and one and filled
+
+    return check
+
+
+def accuracy(percent: float, params: int | None = None) -> Check:
+    """At least so many % of CIFAR-10's 10,000 test images right after the last epoch.
+
+    `params`, where given, is the number that the network's parameters must stay below.
+    """
+
+    def check(metrics: dict) -> tuple[str, bool]:
+        reached, images = metrics["test_accuracy"], metrics["test_images"]
+        whole = metrics["dataset"] == "CIFAR-10" and images == 10_000
+        small = params is None or metrics["params"] < params
+        text = f"{reached:.2f} % of {images:,} ({metrics['dataset']}), epoch {metrics['epochs']}"
+        text += "" if params is None else f"; {metrics['params']:,} parameters"
+        return text, reached >= percent and whole and small
+
+    return check

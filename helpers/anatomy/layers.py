@@ -1,0 +1,198 @@
+"""The layers of a network and what they see, read off the operations that it executes."""
+
+import contextlib
+import random
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.module_tracker import ModuleTracker
+
+from helpers.anatomy import operations
+from helpers.anatomy.operations import Step
+from helpers.anatomy.views import Pair, View
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, pooling, linear layer or change of size, as it ran; pairs are (height, width).
+
+    `kind` is conv, depthwise, pointwise (a 1x1 convolution that reads a depthwise one), transposed
+    conv, max pool, average pool, gmp or gap (these two over the whole map), fc, attention, resize,
+    join (branches that see different pixels meet) or reshape. `module` is its path in the network,
+    `source` the name of the layer that it reads. `jump` is the distance in input pixels of
+    neighbouring outputs; `reads` and `field` are the pixels that one value of its input and of its
+    output sees. `gate`: the output only scales maps, as in squeeze-and-excitation; `gated`: such a
+    gate came before, through which all is seen.
+    """
+
+    name: str
+    kind: str
+    module: str
+    source: str
+    nin: Pair
+    nout: Pair
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    jump: tuple[Fraction, Fraction]
+    reads: Pair
+    field: Pair
+    gated: bool
+    gate: bool = False
+    separable: bool = False  # a depthwise convolution over 1x1 that a pointwise one reads
+
+    @property
+    def span(self) -> Pair:
+        """The pixels that the kernel spans, d(kernel-1)+1."""
+        height, width = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True))
+        return height, width
+
+
+class NotUnderstoodError(ValueError):
+    """An operation mixes pixels in a way that is not known here."""
+
+
+def layers(model: nn.Module, image_size: int = 32) -> list[Layer]:
+    """The layers for an image of 3 x image_size x image_size, in the order of execution.
+
+    Where branches meet, their views are joined. The network is run once, in evaluation mode, and
+    left as it was. Raises NotUnderstoodError, with the operation and the line of the network's
+    source, where pixels are mixed in a way that is not known here.
+    """
+    return watched(model, image_size).layers
+
+
+def watched(model: nn.Module, image_size: int = 32) -> "Watch":
+    """The network after an image went through it, with its `layers` and the tensors it `read`."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(1))
+    pixels = np.random.default_rng(0).random((2, 3, image_size, image_size))
+    images = torch.from_numpy(pixels).to(like)
+    with at_rest(model), ModuleTracker() as tracker, Watch(images, tracker) as watch:
+        model(images)
+    return watch
+
+
+@contextlib.contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, without gradients; modes and random states come back."""
+    modes = {module: module.training for module in model.modules()}
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.eval()
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for module, training in modes.items():
+            module.training = training
+
+
+class Watch(TorchDispatchMode):
+    """Follows images (N, 3, H, W) through a network, one of PyTorch's operations at a time."""
+
+    def __init__(self, images: Tensor, tracker: ModuleTracker):
+        super().__init__()
+        self.layers: list[Layer] = []
+        self.read: set[int] = set()  # the identities of all tensors that took part
+        self.tracker = tracker
+        rows, columns = (torch.arange(float(size)) for size in images.shape[2:])
+        places = rows[:, None].expand(images.shape), columns.expand(images.shape)
+        self.views = {id(images): View(places, places)}
+        self.kept = [images]  # so that its identity is given to no other tensor
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Execute an operation, and note what its outputs see."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        inputs, outputs = (
+            [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+            for values in ((args, kwargs), out)
+        )
+        self.read |= {id(value) for value in inputs}
+        self.kept += outputs
+        known = {id(value): self.views[id(value)] for value in inputs if id(value) in self.views}
+        name = func._schema.name
+        if not inputs or name.endswith("_like") or name.startswith("aten::new_"):
+            made = (value for value in outputs if value.dim() > 2)
+            self.views |= {id(value): View.blank(value.shape) for value in made}
+        elif known and outputs and outputs[0].dim():
+            call = operations.Call(func, args, kwargs, known, outputs)
+            try:
+                self._note(call)
+            except (ValueError, RuntimeError) as error:
+                raise NotUnderstoodError(f"{call.name} in {self._place()}: {error}") from None
+        return out
+
+    def _gated_by(self, gates: list[View]) -> None:
+        places = {layer.name: i for i, layer in enumerate(self.layers)}
+        for gate in gates:
+            source = gate.source  # and back to the layer that still had maps
+            while source in places and 1 in self.layers[places[source]].nout:
+                layer = self.layers[places[source]] = replace(
+                    self.layers[places[source]], gate=True
+                )
+                source = layer.source
+
+    def _note(self, call: operations.Call) -> None:
+        after, before = operations.understood(call), list(call.known.values())
+        widest = max(before, key=lambda view: view.field)
+        if isinstance(after, list) and any(
+            after[0].field[side] > max(view.field[side] for view in before) for side in (0, 1)
+        ):
+            after = Step("join" if len(before) > 1 else "reshape", after[0])
+        if isinstance(after, Step):
+            after = [self._layer(call.name, widest, after)]
+        elif len(before) > 1:
+            self._gated_by(operations.gates(before))
+        for output, view in zip(call.outputs, after, strict=False):
+            if call.func._schema.is_mutable and id(output) in call.known:
+                call.known[id(output)].overwrite(
+                    view, of_more=len(output.untyped_storage()) > output.nbytes
+                )
+                view = replace(
+                    view, first=call.known[id(output)].first, last=call.known[id(output)].last
+                )
+            self.views[id(output)] = view
+
+    def _layer(self, name: str, before: View, step: Step) -> View:
+        after, kind = step.view, step.kind
+        source = next((x for x in self.layers if x.name == before.source), None)
+        if kind == "pool":
+            whole = after.sizes == (1, 1) and all(map(int.__ge__, step.kernel, before.sizes))
+            if whole:  # in the published tables it takes one step of one pixel
+                step = replace(step, stride=(1, 1))
+            most = "max" in name or "min" in name
+            kind = ("gmp" if most else "gap") if whole else "max pool" if most else "average pool"
+        elif kind == "conv" and step.kernel == (1, 1) and source and source.kind == "depthwise":
+            kind = "pointwise"
+            if max(source.kernel) > 1:
+                self.layers[self.layers.index(source)] = replace(source, separable=True)
+        label = kind.split()[-1]
+        number = 1 + sum(layer.kind.endswith(label) for layer in self.layers)
+        label = f"{label}{number}" if label in ("conv", "pool") or number > 1 else label
+        path = max(self.tracker.parents - {"Global"}, key=len, default="").partition(".")[2]
+        where = (label, kind, path, before.source, before.sizes, after.sizes)
+        numbers = step.kernel, step.stride, step.padding, step.dilation
+        fields = before.field, after.field, before.gated
+        self.layers.append(Layer(*where, *numbers, after.jump, *fields))
+        return replace(after, source=label)
+
+    def _place(self) -> str:
+        """The line of the network's source that is being executed, or else its module."""
+        for frame in reversed(traceback.extract_stack()):
+            path = Path(frame.filename)
+            if path == Path(__file__) and frame.name == "watched":
+                break
+            if path != Path(__file__) and not path.is_relative_to(Path(torch.__file__).parent):
+                return f"{path.name}:{frame.lineno} ({frame.line})"
+        return max(self.tracker.parents, key=len)

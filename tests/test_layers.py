@@ -1,0 +1,162 @@
+"""The layers as they run, held against what really reaches an output: pixel by pixel."""
+
+import functools
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from helpers.anatomy.layers import layers
+from helpers.anatomy.receptive_field import receptive_field
+
+SIZE = 64
+
+
+def field_by_contamination(model: nn.Module, size: int) -> tuple[int, int] | None:
+    """Height and width of what one output sees, at the most: the input pixels whose NaN reaches it.
+
+    NaN goes through every sum, product and maximum, whatever the weights, so that no path can
+    cancel another. Outputs in the middle are asked, some in a row, as not all may see equally
+    much. None where the border of the image cuts the view off.
+    """
+    model = model.double().eval()
+    sides = []
+    for axis in (2, 3):
+        images = torch.rand(size, 3, size, size, dtype=torch.double)
+        for i in range(size):
+            images[i].select(axis - 1, i).fill_(torch.nan)
+        with torch.no_grad():
+            reached = model(images).isnan().any(dim=1)  # (size, H, W)
+        across = reached.any(dim=2 if axis == 2 else 1)
+        middle = across.shape[1] // 2
+        seen = across[:, max(0, middle - 4) : middle + 4]
+        widths = []
+        for position in range(seen.shape[1]):
+            [pixels] = seen[:, position].nonzero(as_tuple=True)
+            if len(pixels):
+                if pixels[0] == 0 or pixels[-1] == size - 1:
+                    return None
+                widths.append(int(pixels[-1] - pixels[0]) + 1)
+        sides.append(max(widths))
+    return tuple(sides)
+
+
+class Apply(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Sum(nn.Module):
+    """Branches that are added up, or put side by side and mixed."""
+
+    def __init__(self, *branches, concatenate=False):
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.mix = nn.Conv2d(4 * len(branches), 4, 1) if concatenate else None
+
+    def forward(self, x):
+        maps = [branch(x) for branch in self.branches]
+        smallest = [min(m.shape[i] for m in maps) for i in (2, 3)]
+        maps = [m[:, :, : smallest[0], : smallest[1]] for m in maps]
+        return self.mix(torch.cat(maps, 1)) if self.mix else functools.reduce(torch.add, maps)
+
+
+def conv(kernel=3, **options):
+    return nn.Conv2d(4, 4, kernel, **options)
+
+
+def space_to_depth(x):
+    n, c, h, w = x.shape
+    x = x[:, :, : h // 2 * 2, : w // 2 * 2].reshape(n, c, h // 2, 2, w // 2, 2)
+    return x.permute(0, 1, 3, 5, 2, 4).reshape(n, 4 * c, h // 2, w // 2)
+
+
+def depth_to_space(x):
+    n, c, h, w = x.shape
+    x = x.reshape(n, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3)
+    return x.reshape(n, c // 4, 2 * h, 2 * w).repeat(1, 4, 1, 1)
+
+
+def shuffle(x):
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).flatten(1, 2)
+
+
+BLOCKS = {
+    "3x3": lambda: conv(padding=1),
+    "5x5 unpadded": lambda: conv(5),
+    "even kernel": lambda: conv(2),
+    "7x1": lambda: conv((7, 1), padding=(3, 0)),
+    "1x5": lambda: conv((1, 5)),
+    "strided": lambda: conv(stride=2, padding=1),
+    "strided 1x1": lambda: conv(1, stride=2),
+    "strided in one direction": lambda: conv(stride=(1, 2)),
+    "dilated": lambda: conv(dilation=3, padding=3),
+    "same": lambda: conv(5, padding="same"),
+    "same, even": lambda: conv(4, padding="same"),
+    "depthwise": lambda: conv(padding=1, groups=4),
+    "grouped": lambda: conv(padding=1, groups=2),
+    "reflected": lambda: conv(padding=2, padding_mode="reflect"),
+    "transposed": lambda: nn.ConvTranspose2d(4, 4, 2, stride=2),
+    "transposed, overlapping": lambda: nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1),
+    "max pooling": lambda: nn.MaxPool2d(2),
+    "overlapping pooling": lambda: nn.MaxPool2d(3, 2, 1),
+    "pooling that rounds up": lambda: nn.MaxPool2d(2, ceil_mode=True),
+    "average pooling": lambda: nn.AvgPool2d(3, 2),
+    "max pooling, a function": lambda: Apply(lambda x: F.max_pool2d(x, 2)),
+    "average pooling, a function": lambda: Apply(lambda x: F.avg_pool2d(x, kernel_size=2)),
+    "power pooling": lambda: nn.LPPool2d(2, 2),
+    "nearest": lambda: nn.Upsample(scale_factor=2),
+    "bilinear": lambda: nn.Upsample(scale_factor=2, mode="bilinear"),
+    "three halves": lambda: nn.Upsample(scale_factor=1.5),
+    "pixel unshuffle": lambda: nn.Sequential(
+        Apply(lambda x: x[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2]),
+        nn.PixelUnshuffle(2), nn.Conv2d(16, 4, 1),
+    ),
+    "pixel shuffle": lambda: nn.Sequential(nn.Conv2d(4, 16, 1), nn.PixelShuffle(2)),
+    "space to depth": lambda: nn.Sequential(Apply(space_to_depth), nn.Conv2d(16, 4, 1)),
+    "depth to space": lambda: Apply(depth_to_space),
+    "channel shuffle": lambda: nn.Sequential(Apply(shuffle), conv(1)),
+    "every second pixel": lambda: Apply(lambda x: x[:, :, ::2, 1::2]),
+    "border cut off": lambda: Apply(lambda x: x[:, :, 2:-2, 1:]),
+    "padded": lambda: nn.ZeroPad2d((1, 2, 0, 3)),
+    "patches": lambda: nn.Sequential(
+        Apply(lambda x: torch.cat([x[:, :2, 1::2, 1::2], x[:, 2:, :-1:2, :-1:2]], 1)), conv(1)
+    ),
+    "halves": lambda: Apply(lambda x: torch.stack(x.chunk(2, 1), 2).flatten(1, 2)),
+    "normalised": lambda: nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.1)),
+    "residual": lambda: Sum(nn.Identity(), conv(padding=1)),
+    "strided residual": lambda: Sum(conv(1, stride=2), conv(stride=2, padding=1)),
+    "uneven branches": lambda: Sum(conv(5, padding=2), conv(dilation=2), nn.MaxPool2d(3, 1, 1)),
+    "side by side": lambda: Sum(conv(1), conv(7, padding=3), concatenate=True),
+}  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(list(BLOCKS)), min_size=1, max_size=4))
+def test_field_of_any_network(names):
+    torch.manual_seed(0)
+    blocks = [BLOCKS[name]() for name in names]
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *blocks)
+    found = layers(model.double(), image_size=SIZE)
+    _, field = receptive_field(found)
+    truth = field_by_contamination(model, SIZE)
+    assume(truth)
+    assert field == truth
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_field_after_a_block_between_two_convolutions(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), BLOCKS[name](), conv(3, padding=1))
+    _, field = receptive_field(layers(model.double(), image_size=48))
+    assert field == field_by_contamination(model, 48)
