@@ -28,14 +28,14 @@ def packages() -> dict[str, str]:
 
 
 def restore(colabs: dict[str, str]) -> None:
-    """Take away what notebooks installed; RuntimeError where they replaced something of Colab's."""
+    """Take away what notebooks installed; SystemExit where they replaced something of Colab's."""
     now = packages()
     if added := sorted(set(now) - set(colabs)):
         command = [sys.executable, "-m", "pip", "uninstall", "--yes", "--quiet", *added]
         subprocess.run([*command, "--root-user-action=ignore"], check=True)
     replaced = [f"{n} {v} by {now.get(n)}" for n, v in colabs.items() if now.get(n) != v]
     if replaced:
-        raise RuntimeError(f"Colab's packages were replaced: {', '.join(replaced)}")
+        raise SystemExit(f"Colab's packages were replaced: {', '.join(replaced)}")
 
 
 def environment() -> None:
@@ -43,7 +43,8 @@ def environment() -> None:
     repository = re.search(r'Repository = "(.*)"', (ROOT / "pyproject.toml").read_text())[1]
     os.environ |= {
         "PROFILE": "smoke", "DATASET": "digits", "PYTHONPATH": str(STAND_IN),
-        "JUPYTER_PREFER_ENV_PATH": "1",
+        "JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "PIP_CONFIG_FILE": os.devnull,  # what this machine's pip is told is not known in Colab
         "GIT_CONFIG_COUNT": "2",
         "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf", "GIT_CONFIG_VALUE_0": repository,
         "GIT_CONFIG_KEY_1": "safe.directory", "GIT_CONFIG_VALUE_1": "*",
@@ -53,7 +54,7 @@ def environment() -> None:
 
 
 def execute(client: NotebookClient) -> None:
-    """Execute every cell in the running kernel; RuntimeError for what a student would ask about."""
+    """Execute every cell in the running kernel; SystemExit for what a student would ask about."""
     for index, cell in enumerate(client.nb.cells):
         if cell.cell_type != "code":
             continue
@@ -61,9 +62,9 @@ def execute(client: NotebookClient) -> None:
         for output in cell.outputs:
             said = output.get("text", "").strip()
             if output.get("name") == "stderr" or re.search(r"warning|deprecat", said, re.I):
-                raise RuntimeError(f"cell {cell.execution_count} says: {said}")
+                raise SystemExit(f"Cell {index} says: {said}")
             if WIDGET in output.get("data", {}):
-                raise RuntimeError(f"cell {cell.execution_count} shows a widget, unlike GitHub")
+                raise SystemExit(f"Cell {index} shows a widget: GitHub would not show the notebook")
 
 
 def rehearse(name: str, content: Path) -> None:
