@@ -85,7 +85,7 @@ def rehearse(name: str, content: Path) -> None:
                 (content / "downloads" / f"{name}.zip").unlink()
                 print(f"{name}, {way}: {time.monotonic() - started:.0f} s", flush=True)
                 if way == "first":
-                    print("  " + first.outputs[0].text.strip().replace("\n", "\n  "))
+                    print("".join(output.text for output in first.outputs), end="", flush=True)
     kept = content / "drive" / "MyDrive" / "cifar10-notebooks"
     assert list(kept.glob(f"results/_smoke-digits/{name}/*/metrics.json")), "no results in Drive"
     assert list(kept.glob(f"checkpoints/smoke-digits/{name}/*/*.pt")), "no checkpoints in Drive"
@@ -110,7 +110,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as content:
             rehearse(name, Path(content))
         restore(colabs)
-    print(f"{len(names)} notebooks ran as in Colab; nothing of Colab's was replaced.")
+    print("Everything ran as in Colab, and nothing of Colab's was replaced.")
 
 
 if __name__ == "__main__":
