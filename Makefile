@@ -14,6 +14,9 @@ TEST_NOTEBOOKS = PROFILE=smoke DATASET=digits RESUME=0 REUSE=0 \
 	.venv/bin/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 	--durations=10 -p no:cacheprovider notebooks
 
+# Which of Colab's Pythons, each with its own list of packages in colab/, `make rehearse-colab` takes.
+COLAB = 3.12
+
 # Keeps the pins of the lock that it writes, unless pyproject.toml rules them out; delete the file
 # first to get the newest of everything. The comment on top must not tell where uv ran.
 LOCK = uv pip compile pyproject.toml --group test --universal --python-version 3.11 \
@@ -21,11 +24,12 @@ LOCK = uv pip compile pyproject.toml --group test --universal --python-version 3
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-lowest verify report bench badges lint format lock clean
+.PHONY: help setup run test test-lowest rehearse-colab verify report bench badges lint format lock \
+	clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
-		while IFS='|' read -r target text; do printf 'make %-12s %s\n' "$$target" "$$text"; done
+		while IFS='|' read -r target text; do printf 'make %-14s %s\n' "$$target" "$$text"; done
 
 setup: .venv/.installed ## Set up .venv only
 
@@ -39,6 +43,9 @@ test: lint ## Lint, run the unit tests, and run the notebooks on a few small ima
 
 test-lowest: .venv-lowest/.installed ## Run the unit tests with the oldest dependencies allowed
 	MPLBACKEND=Agg .venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning tests
+
+rehearse-colab: .venv-colab-$(COLAB)/.installed ## Run the notebooks (NOTEBOOKS="S7 S9") as Colab does
+	.venv-colab-$(COLAB)/bin/python colab/rehearse.py $(NOTEBOOKS)
 
 verify: .venv/.installed ## Evaluate the kept networks again and compare with their metrics
 	.venv/bin/python -m helpers verify
@@ -71,20 +78,27 @@ lock: ## Pin all dependencies again from pyproject.toml
 	$(LOCK) --resolution lowest-direct --output-file requirements-lowest.lock
 
 clean: ## Remove the virtual environments and caches; data, checkpoints and results stay
-	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache .hypothesis
-	find helpers tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+	rm -rf .venv .venv-lowest .venv-colab-* .pytest_cache .ruff_cache .hypothesis
+	find helpers tests notebooks colab \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 		-prune -exec rm -rf {} +
 
 .venv/.installed: requirements.lock
 .venv-lowest/.installed: requirements-lowest.lock
+.venv-colab-$(COLAB)/.installed: colab/python$(COLAB).txt
+
+# Colab's list has no hashes; its versions can be had for later Pythons and for earlier ones too.
+PYTHONS = python3.13 python3.12 python3.11 python3 python
+HASHES = --require-hashes
+.venv-colab-$(COLAB)/.installed: PYTHONS := python$(COLAB) $(PYTHONS)
+.venv-colab-$(COLAB)/.installed: HASHES =
 
 # Sets up the folder that holds the target, from nothing, so that nothing of an older lock is left.
 # PYTHON may name an interpreter. Names are tried by running them, as one that is found may be a
 # version manager's stub without anything behind it, or a system's Python without venv.
 # Of what pip says, only downloads that one has to wait for are shown, and its errors. The target
 # appears last, and only when pip has succeeded: a set-up that was cut short starts anew.
-.venv/.installed .venv-lowest/.installed:
-	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \
+.venv/.installed .venv-lowest/.installed .venv-colab-$(COLAB)/.installed:
+	@for python in $(or $(PYTHON),$(PYTHONS)); do \
 		"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
 			2>/dev/null && break; \
 		python=; \
@@ -95,7 +109,7 @@ clean: ## Remove the virtual environments and caches; data, checkpoints and resu
 	}; \
 	echo "Setting up $(@D) with $$("$$python" --version): some gigabytes, a few minutes"; \
 	"$$python" -m venv --clear $(@D)
-	@{ $(@D)/bin/python -m pip install --require-hashes --disable-pip-version-check \
+	@{ $(@D)/bin/python -m pip install $(HASHES) --disable-pip-version-check \
 		--no-input --progress-bar off -r $< && : >$@; } | \
 	while IFS= read -r line; do \
 		case $$line in \

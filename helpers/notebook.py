@@ -11,6 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -23,10 +25,14 @@ IN_COLAB = "google.colab" in sys.modules
 # What Colab lacks. It is installed without dependencies, so that nothing Colab brings is replaced;
 # hence ttach, which grad-cam needs.
 NOT_IN_COLAB = ("grad-cam", "pooch", "torch-lr-finder", "torchinfo", "torchsummary", "ttach")
+DRIVE = Path("/content/drive")  # where Colab's own button mounts it too
+SILENCE_SECONDS = 20  # after which `execute` says that a notebook is still running
 
 
-def set_up(profile: str = "auto", dataset: str = "auto", on_drive: bool = False) -> Settings:
-    """Prepare a notebook and print versions, device and choices; once or many times alike.
+def set_up(
+    profile: str = "auto", dataset: str = "auto", on_drive: bool = False, reuse: bool = False
+) -> Settings:
+    """Prepare a notebook; print versions, device, choices and what is ahead; any number of times.
 
     In Colab it installs what is missing and, with `on_drive`, keeps results and checkpoints in
     Google Drive. Raises ValueError for a profile or data set that is not known.
@@ -40,9 +46,9 @@ def set_up(profile: str = "auto", dataset: str = "auto", on_drive: bool = False)
         if on_drive:
             from google.colab import drive
 
-            drive.mount("/content/drive")
-            home = Path("/content/drive/MyDrive") / ROOT.name
-    settings = Settings.from_environment(profile, dataset, home)
+            drive.mount(str(DRIVE))
+            home = DRIVE / "MyDrive" / ROOT.name
+    settings = Settings.from_environment(profile, dataset, home, reuse)
 
     import pandas as pd
     import torch
@@ -57,6 +63,10 @@ def set_up(profile: str = "auto", dataset: str = "auto", on_drive: bool = False)
     if not torch.cuda.is_available():
         print("No GPU here. In Colab: Runtime > Change runtime type > T4 GPU. The CPU works too.")
     print(f"profile: {settings.profile.name}  data: {settings.dataset}  seed: {settings.seed}")
+    images, epochs = settings.profile.train_images, settings.profile.epochs
+    amount = f"at most {images:,} images, {epochs} epochs" if epochs else "all images, all epochs"
+    ahead = f"Training takes {amount}; after its first steps it says how long that is here."
+    print("The runs kept in results/ take the place of training." if settings.reuse else ahead)
     return settings
 
 
@@ -66,7 +76,8 @@ def _install_missing() -> None:
     wanted = [name for name in NOT_IN_COLAB if name not in there]
     pinned = [re.search(rf"^{name}==\S+", lock, re.MULTILINE)[0] for name in wanted]
     if pinned:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *pinned]
+        quietly = ["--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
+        command = [sys.executable, "-m", "pip", "install", "--no-deps", *quietly, *pinned]
         subprocess.run(command, check=True)
 
 
@@ -87,7 +98,7 @@ def download(settings: Settings, dataset: str, notebook: str) -> None:
     if IN_COLAB:
         from google.colab import files
 
-        files.download(shutil.make_archive(f"/content/{notebook}", "zip", folder))
+        files.download(shutil.make_archive(str(ROOT / notebook), "zip", folder))
 
 
 def names() -> list[str]:
@@ -98,8 +109,9 @@ def names() -> list[str]:
 def execute(name: str, settings: Settings) -> Path:
     """Run a notebook from top to bottom, showing its progress; return the folder of its results.
 
-    Only a full run on CIFAR-10 replaces `notebooks/name.ipynb`, and only if it ended well; every
-    other executed copy lies in that folder. Raises ChildProcessError where a cell fails.
+    A line says that it is still running wherever its cells print nothing for SILENCE_SECONDS. Only
+    a full run on CIFAR-10 replaces `notebooks/name.ipynb`, and only if it ended well; every other
+    executed copy lies in that folder. Raises ChildProcessError where a cell fails.
     """
     import nbformat
     import papermill
@@ -112,10 +124,16 @@ def execute(name: str, settings: Settings) -> Path:
         place.mkdir(parents=True, exist_ok=True)
     options = {"kernel_name": "python3", "cwd": source.parent, "log_output": True}
     options |= {"record_timing": False, "coalesce_streams": True, "progress_bar": False}
+    heard, over = threading.Event(), threading.Event()
+    logging.getLogger("papermill").filters = [lambda _: heard.set() or True]
+    threading.Thread(target=_watch, args=(heard, over), daemon=True).start()
     try:
         papermill.execute_notebook(source, executed, **options)
     except papermill.PapermillExecutionError as error:
         raise ChildProcessError(f"{error}\na cell failed; as far as it came: {executed}") from None
+    finally:
+        over.set()
+        heard.set()
     content = nbformat.read(executed, as_version=4)
     for part in (content, *content.cells):  # what differs from run to run for no reason
         part.metadata.pop("papermill", None)
@@ -123,3 +141,10 @@ def execute(name: str, settings: Settings) -> Path:
     nbformat.write(content, executed)
     executed.replace(source if settings.profile is FULL else folder / source.name)
     return folder
+
+
+def _watch(heard: threading.Event, over: threading.Event) -> None:
+    while not over.is_set():
+        if not heard.wait(SILENCE_SECONDS):
+            print(f"still running at {time.strftime('%H:%M:%S')}", flush=True)
+        heard.clear()

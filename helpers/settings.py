@@ -47,7 +47,7 @@ class Settings:
 
     @classmethod
     def from_environment(
-        cls, profile: str = "auto", dataset: str = "auto", home: Path = ROOT
+        cls, profile: str = "auto", dataset: str = "auto", home: Path = ROOT, reuse: bool = False
     ) -> "Settings":
         """Read PROFILE, DATASET, SEED, RESUME and REUSE, which beat the arguments.
 
@@ -58,7 +58,7 @@ class Settings:
         name = one_of("PROFILE", given("PROFILE") or profile, ("auto", *PROFILES))
         dataset = one_of("DATASET", given("DATASET") or dataset, ("auto", "cifar10", "digits"))
         resume = one_of("RESUME", given("RESUME") or "1", ("0", "1"))
-        reuse = one_of("REUSE", given("REUSE") or "0", ("0", "1"))
+        reused = one_of("REUSE", given("REUSE") or str(int(reuse)), ("0", "1"))
         seed = given("SEED") or "0"
         if not seed.isdecimal():
             raise ValueError(f"SEED={seed} is not a whole number from 0 on")
@@ -69,7 +69,7 @@ class Settings:
         if name == "full" and dataset == "digits":
             raise ValueError("PROFILE=full is about CIFAR-10; take quick or smoke for the digits")
         dataset = "cifar10" if name == "full" else dataset  # nothing may stand in for it
-        return cls(PROFILES[name], dataset, int(seed), resume == "1", reuse == "1", home)
+        return cls(PROFILES[name], dataset, int(seed), resume == "1", reused == "1", home)
 
     def results(self, dataset: str) -> Path:
         """The folder of results: `results/` for all of CIFAR-10, else one that git ignores."""

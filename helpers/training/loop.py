@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,9 @@ from helpers.images.data import ImageData
 from helpers.training.checkpoints import Checkpoint
 from helpers.training.recipes import Recipe, make_optimizer, make_schedule
 
+SLOW_STEPS = 3  # the first ones, in which memory is laid out and algorithms are chosen
+SECONDS_TIMED = 5
+
 
 @dataclass
 class History:
@@ -31,13 +34,18 @@ class History:
     learning_rates: list[float] = field(default_factory=list)
 
 
-def epoch_line(row: dict[str, float], epochs: int) -> str:
-    """An epoch's row as a line of text: rate at its end, losses and accuracies, speed, time."""
-    return (
+def epoch_line(row: dict[str, float], epochs: int, seconds_left: float | None = None) -> str:
+    """An epoch's row as a line of text: rate at its end, losses and accuracies, speed, time.
+
+    While a run is under way, the line ends with the time left for the epochs to come.
+    """
+    line = (
         "epoch {epoch:>2}/{epochs}  lr {learning_rate:.4f}  train loss {train_loss:.3f}, "
         "{train_accuracy:5.2f} %  test loss {test_loss:.3f}, {test_accuracy:5.2f} %  "
         "{images_per_second:,.0f} images/s  {seconds:.0f} s"
     ).format(**row, epochs=epochs)
+    left = "" if seconds_left is None else f"  {tqdm.format_interval(seconds_left)} left"
+    return line + left
 
 
 def set_seed(seed: int, epoch: int = 0, rank: int = 0) -> None:
@@ -83,13 +91,17 @@ def fit(
     # Where loss scaling skips the first step, the schedule is rightly stepped before the optimizer.
     warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
     hidden = None if accelerator.is_main_process else True  # None: where nobody watches
-    for epoch in range(len(history.rows) + 1, recipe.epochs + 1):
+    done, begun = len(history.rows), time.perf_counter()
+    for epoch in range(done + 1, recipe.epochs + 1):
         set_seed(seed, epoch, rank)
         sampler.epoch = epoch
         started = time.perf_counter()
         model.train()
         totals = torch.zeros(3, device=accelerator.device)  # loss, correct, images
-        for images, labels in tqdm(loader, f"epoch {epoch}", leave=False, disable=hidden):
+        batches = tqdm(loader, f"epoch {epoch}", leave=False, disable=hidden)
+        if epoch == done + 1 and accelerator.is_main_process:
+            batches = _announced(batches, (recipe.epochs - done) * len(loader))
+        for images, labels in batches:
             images = data.normalise(images.to(accelerator.device, non_blocking=True))
             labels = labels.to(accelerator.device, non_blocking=True)
             logits = model(images)
@@ -113,7 +125,8 @@ def fit(
         row |= {"test_accuracy": test_accuracy, "images_per_second": seen / (trained - started)}
         row |= {"seconds": time.perf_counter() - started}
         history.rows.append(row)
-        accelerator.print(epoch_line(row, recipe.epochs), flush=True)
+        left = (time.perf_counter() - begun) / (epoch - done) * (recipe.epochs - epoch)
+        accelerator.print(epoch_line(row, recipe.epochs, left), flush=True)
         if checkpoint and accelerator.is_main_process:
             states = {name: part.state_dict() for name, part in parts.items()}
             checkpoint.save({**states, "history": vars(history)})
@@ -121,6 +134,21 @@ def fit(
     for wrapper in ("forward", "_original_forward"):  # mixed precision's, put on by Accelerate
         vars(network).pop(wrapper, None)
     return history
+
+
+def _announced(batches: Iterable, steps: int) -> Iterator:
+    """The batches; once some were timed, a line says about how long so many steps will take."""
+    started = None
+    for number, batch in enumerate(batches):
+        if number == SLOW_STEPS:
+            started = time.perf_counter()
+        elif started and (passed := time.perf_counter() - started) > SECONDS_TIMED:
+            # A GPU is a few steps behind, which do not count here: so it need not be waited for.
+            seconds = passed / (number - SLOW_STEPS) * (steps - number)
+            amount = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+            tqdm.write(f"about {amount} to go")
+            started = None
+        yield batch
 
 
 def _continue(checkpoint: Checkpoint | None, parts: dict, accelerator: Accelerator) -> History:
