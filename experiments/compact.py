@@ -46,7 +46,7 @@ def measured(shape: dict, images: ImageData, seed: int) -> dict[str, object]:
         **{key: str(value) for key, value in shape.items()},
         "parameters": summary.parameter_count(model),
         "million mult-adds": round(summary.mult_adds(model) / 1e6, 1),
-        "receptive field": before,
+        "receptive field": receptive_field.shown(before),
         "validation accuracy (%)": round(history.rows[-1]["test_accuracy"], 2),
     }
 

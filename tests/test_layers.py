@@ -1,5 +1,6 @@
 """The layers as they run, held against what really reaches an output: pixel by pixel."""
 
+import bisect
 import functools
 
 import pytest
@@ -9,10 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.anatomy.layers import layers
+from helpers.anatomy.layers import NotUnderstoodError, layers
 from helpers.anatomy.receptive_field import receptive_field
+from tests import students
+from tests.students import STUDENTS
 
-SIZE = 64
+SIZE = 48
 
 
 def field_by_contamination(model: nn.Module, size: int) -> tuple[int, int] | None:
@@ -160,3 +163,111 @@ def test_field_after_a_block_between_two_convolutions(name):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), BLOCKS[name](), conv(3, padding=1))
     _, field = receptive_field(layers(model.double(), image_size=48))
     assert field == field_by_contamination(model, 48)
+
+
+def field_of_the_centre(maps, size: int) -> tuple[int, int]:
+    """Height and width of what the unit in the middle sees: the pixels whose NaN reaches it."""
+
+    def reached(axis: int, pixels: slice) -> bool:
+        images = torch.rand(1, 3, size, size)
+        images.transpose(2, axis)[:, :, pixels] = torch.nan
+        with torch.no_grad():
+            out = maps(images)
+        return bool(out[0, :, out.shape[2] // 2, out.shape[3] // 2].isnan().any())
+
+    sides = []
+    for axis in (2, 3):
+        places = range(size)
+        first = bisect.bisect_left(places, True, key=lambda i: reached(axis, slice(i + 1)))
+        after = bisect.bisect_left(places, True, key=lambda i: not reached(axis, slice(i, None)))
+        assert 0 < first < after < size, "the image is too small"
+        sides.append(after - first)
+    return tuple(sides)
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_field_of_a_students_network(name, monkeypatch):
+    torch.manual_seed(0)
+    model = STUDENTS[name][1]().eval()
+    before, _ = receptive_field(layers(model))
+    monkeypatch.setattr(students.Squeeze, "forward", lambda self, x: x)  # which lets all through
+    assert before == field_of_the_centre(model.maps, 192)
+
+
+class Forward(nn.Module):
+    """A network whose forward is given."""
+
+    def __init__(self, forward, **modules):
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.forward = lambda x: forward(self, x)
+
+
+def test_rectangles():
+    found = layers(nn.Sequential(nn.Conv2d(3, 4, (7, 1), (2, 1), (3, 0)), nn.MaxPool2d((1, 3))))
+    assert [(x.kernel, x.nout, x.jump, x.field) for x in found] == [
+        ((7, 1), (16, 32), (2, 1), (7, 1)),
+        ((1, 3), (16, 10), (2, 3), (7, 3)),
+    ]
+
+
+def test_a_gate_is_no_global_pooling_and_does_not_widen_the_field():
+    gated = Forward(
+        lambda net, x: net.after(net.maps(x) * net.gate(net.maps(x))).mean((2, 3)),
+        maps=nn.Conv2d(3, 8, 3), after=nn.Conv2d(8, 10, 3),
+        gate=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.Sigmoid()),
+    )  # fmt: skip
+    found = layers(gated)
+    assert [x.name for x in found if x.gate] == ["gap", "conv3"]
+    assert [x.gated for x in found if not x.gate] == [False, False, True, True]
+    assert receptive_field(found) == ((5, 5), (32, 32))
+
+
+def test_values_written_into_a_part_of_a_tensor_bring_their_view():
+    def interleave(net, x):
+        maps = net.wide(x)
+        out = maps.new_zeros(len(x), 4, 64, 64)
+        out[:, :, ::2, ::2] = maps
+        out[:, :, 1::2, 1::2] += maps
+        return net.last(out)
+
+    def halves(net, x):
+        maps = net.wide(x)
+        maps[:, :2] += net.wider(x)[:, :2]
+        return net.last(maps)
+
+    modules = {"wide": nn.Conv2d(3, 4, 5, padding=2), "last": nn.Conv2d(4, 4, 1)}
+    found = layers(Forward(interleave, **modules))
+    assert found[-1].field == (5, 5)
+    assert found[-1].jump == (0.5, 0.5)
+    assert found[-1].source == "conv1"
+    modules["wider"] = nn.Conv2d(3, 4, 9, padding=4)
+    assert layers(Forward(halves, **modules))[-1].field == (9, 9)
+
+
+def test_what_is_not_understood_is_an_error_that_names_it_and_its_line():
+    def warped(net, x):
+        grid = F.affine_grid(torch.eye(2, 3).expand(len(x), 2, 3), x.shape)
+        return net.conv(F.grid_sample(x, grid))  # this line
+
+    network = Forward(warped, conv=nn.Conv2d(3, 4, 3))
+    with pytest.raises(NotUnderstoodError, match=r"grid_sampler_2d .*test_layers.py.*this line"):
+        layers(network)
+
+
+def test_a_softmax_over_places_is_not_passed_over():
+    network = Forward(lambda net, x: net.conv(x).flatten(2).softmax(-1), conv=nn.Conv2d(3, 4, 3))
+    with pytest.raises(NotUnderstoodError, match="softmax"):
+        layers(network)
+
+
+def test_the_network_is_left_as_it_was():
+    network = STUDENTS["LoopsAndBranches"][1]()
+    network.blocks[0].eval()
+    before = {name: v.clone() for name, v in network.state_dict().items()}
+    modes, state = [m.training for m in network.modules()], torch.get_rng_state()
+    layers(network)
+    assert [m.training for m in network.modules()] == modes
+    assert all(torch.equal(v, before[name]) for name, v in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)

@@ -15,7 +15,7 @@ ORDER = [
     "settings", "devices",
     "images.downloads", "images.data", "images.batches", "images.transforms",
     "models",
-    "anatomy.views", "anatomy.tensors", "anatomy.operations", "anatomy.layers",
+    "anatomy.views", "anatomy.calls", "anatomy.operations", "anatomy.layers",
     "anatomy.receptive_field", "anatomy.summary", "anatomy.judges", "anatomy.demands",
     "anatomy.requirements",
     "evaluation",

@@ -7,6 +7,7 @@ from torch import nn
 
 from helpers.anatomy import requirements
 from helpers.models import build
+from tests.students import STUDENTS
 
 GOOD = {
     "device": "Tesla T4",
@@ -237,3 +238,40 @@ def test_resnet18_rows_follow_the_run():
         assert not requirements.of_run("ResNet18_GradCAM", good | change)["passed"].all()
     failed = requirements.of_run("ResNet18_GradCAM", good | large | {"epochs": 24})
     assert failed["passed"].sum() == 1
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_verdicts_are_a_teachers(name):
+    notebook, network, letters = STUDENTS[name]
+    table = requirements.of_network(notebook, network())
+    judged = dict(zip(table["demand"], table["passed"], strict=True))
+    said = [letter == "P" for letter in letters]
+    assert judged == dict(zip(table["demand"], said, strict=True)), table.to_string()
+
+
+def test_blocks_are_named_by_what_they_hold_and_the_reading_that_was_taken_is_said():
+    def row(name):
+        table = requirements.of_network("S9", STUDENTS[name][1]())
+        return table["measured"].iloc[0]
+
+    blocks = "C1 conv1 (32x32), conv2, C2 depthwise (16x16), conv3, C3 conv4 (8x8), conv5, "
+    assert row("StridedLast") == blocks + "C4 conv6 to conv7 (4x4)"
+    assert row("SqueezesEndBlocks").endswith("; 1x1 convolutions end blocks, too")
+
+
+def test_a_field_that_the_pooling_alone_brings_over_44_and_one_through_gates_are_said():
+    def row(name):
+        table = requirements.of_network("S7", STUDENTS[name][1]())
+        return dict(zip(table["demand"], table["measured"], strict=True))["receptive field > 44"]
+
+    text = "54 (26 before the global pooling, which alone brings it over 44)"
+    assert row("TwoPoolings") == text
+    assert row("Gated").endswith("; through its gates the whole image")
+
+
+def test_parameters_that_take_no_part_are_said():
+    network = STUDENTS["Textbook"][1]()
+    used = sum(p.numel() for p in network.parameters())
+    network.spare = nn.Linear(10, 10)
+    table = requirements.of_network("S7", network)
+    assert table["measured"].iloc[-1] == f"{used + 110:,} ({used:,} of them used)"

@@ -28,6 +28,11 @@ def pooled(x: Layer) -> bool:
     return x.kind in ("max pool", "average pool")
 
 
+def wide(x: Layer) -> bool:
+    """A convolution over 1x1."""
+    return x.kind in ("conv", "depthwise") and max(x.kernel) > 1
+
+
 def dilated(x: Layer) -> bool:
     """A convolution whose dilation widens what it spans."""
     return x.kind in ("conv", "depthwise") and x.span != x.kernel
@@ -46,8 +51,7 @@ def shrinks_dilated(x: Layer) -> bool:
 
 def strided(x: Layer) -> bool:
     """A convolution over 1x1 with a stride of 2, not dilated."""
-    kinds = x.kind in ("conv", "depthwise") and min(x.kernel) > 1
-    return kinds and x.stride == (2, 2) and not dilated(x)
+    return wide(x) and x.stride == (2, 2) and not dilated(x)
 
 
 def squeezes(x: Layer) -> bool:
@@ -80,31 +84,32 @@ def _named(found: list[str]) -> str:
     return many or ", ".join(found) or "none"
 
 
-def stages(net: Network, squeezed: bool = False) -> list[list[Layer]]:
-    """The main path's convolutions over 1x1, told apart by what shrinks the maps between them.
+def stages(net: Network, squeezed: bool = False) -> list[list[Layer] | Layer]:
+    """The main path's blocks of convolutions over 1x1, and what shrinks the maps between them.
 
-    A convolution that shrinks them closes its block, unless the next one would stay empty. With
-    `squeezed`, a 1x1 convolution that is no part of a separable one closes a block, too.
+    A convolution that shrinks them, with none between it and the next that does, is a block itself.
+    With `squeezed`, a 1x1 convolution that is no part of a separable one ends a block, too.
     """
-    found, taken = [[]], None
+    parts = []
+
+    def closed() -> None:
+        if parts and isinstance(parts[-1], Layer) and wide(parts[-1]):
+            parts[-1] = [parts[-1]]
+
     for x in main_path(net.layers):
-        over = x.kind in ("conv", "depthwise") and max(x.kernel) > 1
-        if shrinks(x):
-            if not found[-1] and taken:
-                found[-1].append(taken)
-            taken = x if over else None
-            found.append([])
-        elif over:
-            found[-1].append(x)
-        elif squeezed and squeezes(x):
-            found.append([])
-    if not found[-1] and taken:
-        found[-1].append(taken)
-    return [block for block in found if block]
+        if shrinks(x) or (squeezed and squeezes(x)):
+            closed()
+            parts.append(x)
+        elif wide(x):
+            if not parts or isinstance(parts[-1], Layer):
+                parts.append([])
+            parts[-1].append(x)
+    closed()
+    return parts
 
 
 def blocks(squeezed: bool = False) -> Check:
-    """C1-C2-C3-C4-O: at least four blocks of convolutions over 1x1, named by their first and last.
+    """C1-C2-C3-C4-O: at least four blocks of convolutions over 1x1, and what stands between them.
 
     What shrinks the maps ends a block. Where that makes fewer than four and `squeezed` allows it, a
     1x1 convolution between two blocks does so too, and the text says that this reading was taken.
@@ -112,16 +117,23 @@ def blocks(squeezed: bool = False) -> Check:
 
     def check(net: Network) -> tuple[str, bool]:
         found, reading = stages(net), ""
-        if squeezed and len(found) < 4 <= len(stages(net, squeezed=True)):
+        if squeezed and _number(found) < 4 <= _number(stages(net, squeezed=True)):
             found, reading = stages(net, squeezed=True), "; 1x1 convolutions end blocks, too"
-        named = (
-            f"C{i} {' to '.join(dict.fromkeys((block[0].name, block[-1].name)))}"
-            f" ({block[0].nin[0]}x{block[0].nin[1]})"
-            for i, block in enumerate(found, 1)
-        )
-        return ", ".join(named) + reading or "none", len(found) >= 4
+        named = []
+        for place, part in enumerate(found):
+            if isinstance(part, Layer):
+                named.append(part.name)
+            else:
+                ends = " to ".join(dict.fromkeys((part[0].name, part[-1].name)))
+                size = "x".join(map(str, part[0].nin))
+                named.append(f"C{_number(found[: place + 1])} {ends} ({size})")
+        return ", ".join(named) + reading or "none", _number(found) >= 4
 
     return check
+
+
+def _number(parts: list[list[Layer] | Layer]) -> int:
+    return sum(isinstance(part, list) for part in parts)
 
 
 def strided_or_dilated(net: Network) -> tuple[str, bool]:

@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.module_tracker import ModuleTracker
 
-from helpers.anatomy import operations
-from helpers.anatomy.operations import Step
-from helpers.anatomy.views import Pair, View
+from helpers.anatomy.calls import Call
+from helpers.anatomy.operations import Step, understood
+from helpers.anatomy.views import Pair, View, gates
 
 
 @dataclass(frozen=True)
@@ -105,67 +105,63 @@ class Watch(TorchDispatchMode):
         self.layers: list[Layer] = []
         self.read: set[int] = set()  # the identities of all tensors that took part
         self.tracker = tracker
-        rows, columns = (torch.arange(float(size)) for size in images.shape[2:])
-        places = rows[:, None].expand(images.shape), columns.expand(images.shape)
-        self.views = {id(images): View(places, places)}
+        self.image = tuple(images.shape[2:])
+        self.views = {id(images): View.of_image(images.shape)}
         self.kept = [images]  # so that its identity is given to no other tensor
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Execute an operation, and note what its outputs see."""
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        inputs, outputs = (
-            [value for value in tree_leaves(values) if isinstance(value, Tensor)]
-            for values in ((args, kwargs), out)
-        )
-        self.read |= {id(value) for value in inputs}
+        made = func(*args, **kwargs)
+        outputs = [value for value in tree_leaves(made) if isinstance(value, Tensor)]
+        call = Call(func, args, kwargs, {}, outputs)
+        inputs = [id(value) for value in call.inputs]
+        call.known.update({key: self.views[key] for key in inputs if key in self.views})
+        self.read.update(inputs)
         self.kept += outputs
-        known = {id(value): self.views[id(value)] for value in inputs if id(value) in self.views}
-        name = func._schema.name
-        if not inputs or name.endswith("_like") or name.startswith("aten::new_"):
-            made = (value for value in outputs if value.dim() > 2)
-            self.views |= {id(value): View.blank(value.shape) for value in made}
-        elif known and outputs and outputs[0].dim():
-            call = operations.Call(func, args, kwargs, known, outputs)
+        if not inputs or call.name.startswith("new_") or call.name.endswith("_like"):
+            blank = (value for value in outputs if value.dim() > 2)
+            self.views |= {id(value): View.blank(value, self.image) for value in blank}
+        elif call.known and outputs and call.output.dim():
             try:
                 self._note(call)
             except (ValueError, RuntimeError) as error:
                 raise NotUnderstoodError(f"{call.name} in {self._place()}: {error}") from None
-        return out
+        return made
 
-    def _gated_by(self, gates: list[View]) -> None:
-        places = {layer.name: i for i, layer in enumerate(self.layers)}
-        for gate in gates:
-            source = gate.source  # and back to the layer that still had maps
-            while source in places and 1 in self.layers[places[source]].nout:
-                layer = self.layers[places[source]] = replace(
-                    self.layers[places[source]], gate=True
-                )
-                source = layer.source
-
-    def _note(self, call: operations.Call) -> None:
-        after, before = operations.understood(call), list(call.known.values())
-        widest = max(before, key=lambda view: view.field)
-        if isinstance(after, list) and any(
-            after[0].field[side] > max(view.field[side] for view in before) for side in (0, 1)
-        ):
-            after = Step("join" if len(before) > 1 else "reshape", after[0])
-        if isinstance(after, Step):
-            after = [self._layer(call.name, widest, after)]
-        elif len(before) > 1:
-            self._gated_by(operations.gates(before))
-        for output, view in zip(call.outputs, after, strict=False):
+    def _note(self, call: Call) -> None:
+        step = understood(call)
+        widest = max(call.views, key=lambda view: view.field)
+        most = [max(view.field[side] for view in call.views) for side in (0, 1)]
+        if not step.kind and any(map(int.__gt__, step.views[0].field, most)):
+            step = replace(step, kind="join" if len(call.views) > 1 else "reshape")
+        for gate in gates(call.views):
+            self._scales(gate.source)
+        views = [self._layer(call.name, widest, step)] if step.kind else step.views
+        for output, view in zip(call.outputs, views, strict=False):
             if call.func._schema.is_mutable and id(output) in call.known:
-                call.known[id(output)].overwrite(
-                    view, of_more=len(output.untyped_storage()) > output.nbytes
-                )
-                view = replace(
-                    view, first=call.known[id(output)].first, last=call.known[id(output)].last
-                )
+                view = self._written(call.known[id(output)], view)
             self.views[id(output)] = view
 
+    def _scales(self, name: str) -> None:
+        """The layers of a gate, back to the one that still had maps, are marked as such."""
+        for place, layer in reversed(list(enumerate(self.layers))):
+            if layer.name == name and 1 in layer.nout:
+                self.layers[place] = replace(layer, gate=True)
+                name = layer.source
+
+    def _written(self, old: View, new: View) -> View:
+        """What is written into a tensor is seen by all that share its memory."""
+        for numbers, others in zip(old.reach, new.reach, strict=True):
+            numbers.copy_(others)
+        memory = old.reach[0].untyped_storage().data_ptr()
+        for key, view in self.views.items():
+            if view.reach[0].untyped_storage().data_ptr() == memory:
+                self.views[key] = replace(new, reach=view.reach).measured()
+        return replace(new, reach=old.reach)
+
     def _layer(self, name: str, before: View, step: Step) -> View:
-        after, kind = step.view, step.kind
+        after, kind = step.views[0], step.kind
         source = next((x for x in self.layers if x.name == before.source), None)
         if kind == "pool":
             whole = after.sizes == (1, 1) and all(map(int.__ge__, step.kernel, before.sizes))
@@ -184,7 +180,13 @@ class Watch(TorchDispatchMode):
         where = (label, kind, path, before.source, before.sizes, after.sizes)
         numbers = step.kernel, step.stride, step.padding, step.dilation
         fields = before.field, after.field, before.gated
-        self.layers.append(Layer(*where, *numbers, after.jump, *fields))
+        layer = Layer(*where, *numbers, after.jump, *fields)
+        if kind == "gap" and source and source.kind == "average pool" and 1 in source.nout:
+            # The mean along one side, then along the other.
+            self.layers.remove(source)
+            same = {name: getattr(source, name) for name in ("source", "nin", "reads")}
+            layer = replace(layer, kernel=source.nin, **same)
+        self.layers.append(layer)
         return replace(after, source=label)
 
     def _place(self) -> str:

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from helpers.anatomy.layers import Layer
-from helpers.anatomy.operations import Pair
+from helpers.anatomy.views import Pair
 
 
 def shown(pair: Pair) -> int | str:
