@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -75,7 +76,55 @@ def run(
 
 
 @app.command()
-def summary(net: Annotated[str, typer.Argument(help="Which network, as in 's7'.")]) -> None:
+def check(
+    notebook: Annotated[str, typer.Argument(help="Whose demands, as in 'S9'.")],
+    networks: Annotated[list[str], typer.Argument(help="As in 's9' or 'my_network.py:Net'.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Its run's folder: adds the demands on it.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write a row for each network.")] = None,
+) -> None:
+    """Judge networks by what an assignment demands; a file of your own is imported for that.
+
+    The exit code is 0 where all demands are met, 1 where not, 2 where a network cannot be judged.
+    """
+    import json
+
+    import pandas as pd
+
+    from helpers import models
+    from helpers.anatomy import requirements
+
+    one_of("notebook", notebook, requirements.DEMANDS)
+    metrics = json.loads((run / "metrics.json").read_text()) if run else None
+    code, rows = 0, []
+    for network in networks:
+        print(f"{network}, judged by the demands of {notebook}", flush=True)
+        try:
+            model = models.build(network)
+            table = requirements.of_network(notebook, model)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = 2
+            rows.append({"network": network, "error": str(error)})
+            continue
+        if metrics:
+            table = pd.concat([table, requirements.of_run(notebook, metrics)])
+        code = max(code, int(not table["passed"].all()))
+        rows.append({"network": network, **requirements.figures(model, table)})
+        print(*(f"  {name}: {value}" for name, value in list(rows[-1].items())[1:5]), sep="\n")
+        for demand in table.itertuples():
+            mark = "passed" if demand.passed else "FAILED"
+            print(f"  {mark}  {demand.demand}: {demand.measured}")
+    if csv:
+        pd.DataFrame(rows, dtype=object).to_csv(csv, index=False)
+    sys.exit(code)
+
+
+@app.command()
+def summary(
+    net: Annotated[str, typer.Argument(help="Which, as in 's7' or 'my_network.py:Net'.")],
+) -> None:
     """Print a network's layer table, mult-adds and receptive fields."""
     from helpers import models
     from helpers.anatomy import receptive_field, summary

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from helpers.images.data import ImageData
+from helpers.networks import laid_out
 
 
 @torch.inference_mode()
@@ -17,7 +18,8 @@ def predict(model: torch.nn.Module, data: ImageData, images: np.ndarray) -> torc
     logits = [torch.zeros(0, 10, device=device)]
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for batch in torch.from_numpy(images).permute(0, 3, 1, 2).split(500):
-            logits.append(model(data.normalise(batch.to(device))).float())
+            batch = laid_out(data.normalise(batch.to(device)), model)
+            logits.append(model(batch).float())
     model.train(was_training)
     return torch.cat(logits)
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from helpers.settings import ROOT
@@ -23,7 +24,7 @@ def helpers(*arguments, **environment):
     )
 
 
-COMMANDS = ("data", "train", "run", "summary", "verify", "report")
+COMMANDS = ("data", "train", "run", "check", "summary", "verify", "report")
 
 
 def test_help_names_every_command():
@@ -100,3 +101,46 @@ def test_a_run_from_end_to_end(tmp_path):
     metrics = json.loads((ROOT / folder / "metrics.json").read_text())
     assert metrics["test_images"] == 143
     assert metrics["dataset"].endswith("(validation split)")
+
+
+NETWORK = """
+from torch import nn
+
+class Small(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+class Wide(Small):
+    def __init__(self):
+        super().__init__()
+        self[0] = nn.Conv2d(3, 100, 3)
+"""
+
+
+def test_check_judges_networks_in_files(tmp_path):
+    (tmp_path / "net.py").write_text(NETWORK)
+    small, wide = f"{tmp_path}/net.py:Small", f"{tmp_path}/net.py:Wide"
+    csv = tmp_path / "grades.csv"
+    done = helpers("check", "ResNet18_GradCAM", small, wide, "compact", "--csv", str(csv))
+    assert done.returncode == 2
+    assert "FAILED  six depthwise separable convolutions: none" in done.stdout
+    assert "passed  transition 3: a stride of 2: conv5" in done.stdout
+    assert done.stderr.count("\n") == 1
+    assert "Wide gives (2, 100) float32 for 2 images" in done.stderr
+    rows = pd.read_csv(csv).set_index("network")
+    assert rows.loc["compact", "demands met"] == "6 of 6"
+    assert rows.loc[small, "parameters"] == 280
+    assert not rows.loc[small, "six depthwise separable convolutions"]
+    assert "100" in rows.loc[wide, "error"]
+
+
+def test_check_takes_the_run_into_account():
+    run = ROOT / "results" / "S9" / "compact"
+    done = helpers("check", "S9", "compact", "--run", str(run))
+    assert done.returncode == 1
+    assert "passed  bonus: >= 87 % with < 100,000 parameters: " in done.stdout
+    assert done.stdout.count("FAILED") == done.stdout.count("FAILED  runs on the GPU") == 1
+
+
+def test_a_network_that_meets_all_demands_ends_well():
+    assert helpers("check", "S7", "s7").returncode == 0

@@ -14,7 +14,7 @@ MODULES = sorted((ROOT / "helpers").rglob("*.py"))
 ORDER = [
     "settings", "devices",
     "images.downloads", "images.data", "images.batches", "images.transforms",
-    "models",
+    "networks", "models",
     "anatomy.views", "anatomy.calls", "anatomy.operations", "anatomy.layers",
     "anatomy.receptive_field", "anatomy.summary", "anatomy.judges", "anatomy.demands",
     "anatomy.requirements",

@@ -3,6 +3,7 @@
 import pandas as pd
 from torch import nn
 
+from helpers.anatomy import receptive_field
 from helpers.anatomy.demands import DEMANDS
 from helpers.anatomy.judges import Check, Network
 from helpers.anatomy.layers import watched
@@ -25,3 +26,15 @@ def of_run(notebook: str, metrics: dict) -> pd.DataFrame:
 def _judge(demands: dict[str, Check], subject: Network | dict) -> pd.DataFrame:
     rows = [(demand, *check(subject)) for demand, check in demands.items()]
     return pd.DataFrame(rows, columns=["demand", "measured", "passed"])
+
+
+def figures(model: nn.Module, table: pd.DataFrame) -> dict[str, object]:
+    """A network's row among those of a class: its sizes, then each demand, True where it passes."""
+    before, including = receptive_field.receptive_field(watched(model).layers)
+    sizes = {
+        "parameters": parameter_count(model),
+        "receptive field before the global pooling": receptive_field.shown(before),
+        "receptive field including it": receptive_field.shown(including),
+        "demands met": f"{table['passed'].sum()} of {len(table)}",
+    }
+    return sizes | dict(zip(table["demand"], table["passed"], strict=True))

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from helpers.images.data import ImageData
+from helpers.networks import laid_out
 
 
 def grad_cam(
@@ -26,6 +27,7 @@ def grad_cam(
     network = copy.deepcopy(model).float().requires_grad_()
     device = next(network.parameters()).device
     inputs = data.normalise(torch.from_numpy(images).permute(0, 3, 1, 2).to(device))
+    inputs = laid_out(inputs, network)
     targets = [ClassifierOutputTarget(int(number)) for number in classes]
     heat = GradCAM(network, [network.get_submodule(layer)])(inputs, targets)
     options = {"use_rgb": True, "colormap": cv2.COLORMAP_VIRIDIS}

@@ -1,12 +1,14 @@
 """How a run is conducted: from the first weights to the files that it leaves."""
 
+import contextlib
+import inspect
 import os
 from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
 from accelerate import utils
-from torch import fx, nn
+from torch import nn
 
 from helpers import devices
 from helpers.images.data import ImageData
@@ -110,9 +112,19 @@ def _train(
 def _fingerprint(run: Run, seed: int, model: nn.Module, data: ImageData) -> dict:
     means, here = data.statistics[0], devices.processes()
     return {
-        "network": [str(model), fx.symbolic_trace(model).code],  # its layers, and how they are used
+        "network": _network(model),
         "run": run.name, "seed": seed, "versions": results.versions(),
         "transform": str(run.transform(means)), "recipe": asdict(run.recipe),
         "data": [data.title, len(data.train_labels), float(data.train_images.mean())],
         "device": [here.device.type, devices.precision(here.device), here.num_processes],
     }  # fmt: skip
+
+
+def _network(model: nn.Module) -> list[str]:
+    """What tells a network from another: its layers, its own classes' code, and how they run."""
+    classes = {type(m) for m in model.modules() if not type(m).__module__.startswith("torch.")}
+    sources = []
+    for function in (f for cls in classes for f in vars(cls).values() if inspect.isfunction(f)):
+        with contextlib.suppress(OSError):  # what was typed into a session may be lost
+            sources.append(inspect.getsource(function))
+    return [str(model), *sorted(sources), *results.described(model).values()]

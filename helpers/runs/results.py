@@ -1,12 +1,13 @@
 """What a run leaves behind: weights, the figures measured from them, tables and plots."""
 
-import copy
 import datetime
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,10 @@ from helpers.anatomy.receptive_field import shown
 from helpers.evaluation import class_accuracy, predict, test_accuracy
 from helpers.images.data import ImageData
 from helpers.models import build
+from helpers.networks import placed
 from helpers.training.loop import History, epoch_line
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -53,14 +57,12 @@ def measure(model: nn.Module, data: ImageData, tta: bool = True) -> tuple[dict, 
     Accuracies are in %; `tta` adds the one with each mirror image's logits averaged in.
     """
     logits = predict(model, data, data.test_images).cpu().numpy()
-    before, including = receptive_field.receptive_field(layers(model))
+    fields = attempted("receptive field", lambda: receptive_field.receptive_field(layers(model)))
+    names = ("before_pooling", "including_pooling")
     measured = {
         "params": summary.parameter_count(model),
-        "mult_adds": summary.mult_adds(model),
-        "receptive_field": {
-            "before_pooling": shown(before),
-            "including_pooling": shown(including),
-        },
+        "mult_adds": attempted("number of multiply-adds", lambda: summary.mult_adds(model)),
+        "receptive_field": dict(zip(names, map(shown, fields), strict=True)) if fields else {},
         "test_images": len(data.test_labels),
         "test_accuracy": test_accuracy(logits, data),
         "class_accuracy": class_accuracy(logits, data),
@@ -70,6 +72,26 @@ def measure(model: nn.Module, data: ImageData, tta: bool = True) -> tuple[dict, 
         both = logits + predict(model, data, mirrored).cpu().numpy()
         measured["test_accuracy_flip_tta"] = test_accuracy(both, data)
     return measured, logits
+
+
+def described(model: nn.Module) -> dict[str, str]:
+    """The tables of a network, by the names of their files; one that fails is said and left out."""
+    tables = {
+        "summary.txt": lambda: summary.layer_table(model),
+        "receptive_field.csv": lambda: receptive_field.table(layers(model)).to_csv(),
+    }
+    made = {name: attempted(name, make) for name, make in tables.items()}
+    return {name: table for name, table in made.items() if table is not None}
+
+
+def attempted(what: str, make: Callable[[], T]) -> T | None:
+    """What `make` gives, or None and a line that says why not: no network is lost for a table."""
+    try:
+        return make()
+    except Exception as error:  # libraries fail in many ways on networks that they do not know
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"This network has no {what}: {reason}")
+        return None
 
 
 def circumstances(history: History, data: ImageData, accelerator: Accelerator) -> dict:
@@ -91,17 +113,21 @@ def circumstances(history: History, data: ImageData, accelerator: Accelerator) -
 def judged(model: nn.Module, metrics: dict) -> list[dict]:
     """Every demand of the metrics' notebook: demand, measured, passed."""
     notebook = metrics["notebook"]
-    tables = requirements.of_network(notebook, model), requirements.of_run(notebook, metrics)
-    return pd.concat(tables).to_dict("records")
+    network = attempted("demands", lambda: requirements.of_network(notebook, model))
+    return pd.concat([network, requirements.of_run(notebook, metrics)]).to_dict("records")
 
 
 def weight_bytes(model: nn.Module) -> bytes:
     """The weights as a safetensors file: convolutions and linear layers in fp16, the rest fp32."""
-    halved = copy.deepcopy(model).cpu()
-    for module in halved.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.half()
-    return safetensors.save({name: v.contiguous() for name, v in halved.state_dict().items()})
+    layers = (n for n, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    halved = tuple(f"{name}." if name else "" for name in layers)
+    weights = {}
+    for name, values in model.state_dict().items():
+        half = name.startswith(halved) and values.is_floating_point()
+        values = values.cpu().half() if half else values.cpu()
+        # A copy each, as safetensors refuses weights that are used under two names.
+        weights[name] = values.clone(memory_format=torch.contiguous_format)
+    return safetensors.save(weights)
 
 
 def with_weights(net: str, weights: bytes) -> nn.Module:
@@ -111,7 +137,7 @@ def with_weights(net: str, weights: bytes) -> nn.Module:
     """
     model = build(net)
     model.load_state_dict(safetensors.load(weights))
-    return model.to(memory_format=torch.channels_last).eval()
+    return placed(model, torch.device("cpu")).eval()
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -126,13 +152,12 @@ def save(result: Result) -> None:
     """Write all files of a run into its folder; `metrics.json`, which speaks for them, last."""
     folder, metrics, rows = result.folder, result.metrics, result.history.rows
     rates = pd.Series(result.history.learning_rates, name="learning_rate")
-    table = receptive_field.table(layers(result.model))
     write(folder / "model.safetensors", weight_bytes(result.model))
     write(folder / "history.csv", pd.DataFrame(rows).to_csv(index=False))
     write(folder / "learning_rate.csv", rates.to_csv(index_label="step"))
     write(folder / "log.txt", "".join(f"{epoch_line(row, len(rows))}\n" for row in rows))
-    write(folder / "summary.txt", summary.layer_table(result.model))
-    write(folder / "receptive_field.csv", table.to_csv())
+    for name, table in described(result.model).items():
+        write(folder / name, table)
     write(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
 
 

@@ -27,8 +27,8 @@ def table(runs: dict[str, dict]) -> str:
         {
             "run": name if m["dataset"] == "CIFAR-10" else f"{name}, {m['dataset']}",
             "parameters": f"{m['params']:,}",
-            "mult-adds": f"{m['mult_adds'] / 1e6:.2f} M",
-            "receptive field": " / ".join(str(field) for field in m["receptive_field"].values()),
+            "mult-adds": f"{m['mult_adds'] / 1e6:.2f} M" if m["mult_adds"] else "-",
+            "receptive field": " / ".join(map(str, m["receptive_field"].values())) or "-",
             "epochs": str(m["epochs"]),
             "test accuracy": f"**{m['test_accuracy']:.2f} %**",
             "published": _percent(m["published_test_accuracy"]),

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.images.data import ImageData
+from helpers.networks import executed
 from helpers.training.recipes import Recipe
 
 
@@ -14,8 +15,9 @@ def start_(model: nn.Module, recipe: Recipe, data: ImageData) -> None:
             module.p = recipe.dropout
     if recipe.identity:
         identity_(model)
-    if recipe.whitened:
-        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    convs = (module for module in executed(model) if isinstance(module, nn.Conv2d))
+    first = next((conv for conv in convs if (conv.in_channels, conv.groups) == (3, 1)), None)
+    if recipe.whitened and first:
         images = torch.from_numpy(data.train_images[:2_000]).permute(0, 3, 1, 2)
         whiten_(first, data.normalise(images))
 
@@ -27,7 +29,9 @@ def whiten_(conv: nn.Conv2d, images: Tensor, epsilon: float = 1e-2) -> None:
     Each then answers to one direction of the patches of `images`, (N, C, H, W) float32 and
     normalised, with unit variance; filters beyond twice the directions keep what they have.
     """
-    patches = nn.functional.unfold(images, conv.kernel_size).transpose(1, 2).flatten(0, 1)
+    patches = (
+        nn.functional.unfold(images, conv.kernel_size, conv.dilation).transpose(1, 2).flatten(0, 1)
+    )
     variances, directions = torch.linalg.eigh(torch.cov(patches.T))
     filters = (directions / (variances + epsilon).sqrt()).T.flip(0)
     filters = torch.cat([filters, -filters])[: conv.out_channels]
@@ -38,9 +42,9 @@ def whiten_(conv: nn.Conv2d, images: Tensor, epsilon: float = 1e-2) -> None:
 def identity_(model: nn.Module) -> None:
     """Let the first filters of every ungrouped convolution pass their inputs through.
 
-    The network's last layer, which gives the classes, is left alone.
+    The last one that is executed, which gives the classes, is left alone.
     """
-    weighted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    weighted = [m for m in executed(model) if isinstance(m, nn.Conv2d | nn.Linear)]
     for conv in weighted[:-1]:
         if isinstance(conv, nn.Conv2d) and conv.groups == 1:
             nn.init.dirac_(conv.weight[: conv.in_channels])

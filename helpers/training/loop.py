@@ -15,6 +15,7 @@ from helpers import devices
 from helpers.evaluation import check_test_set, predict
 from helpers.images.batches import BatchSampler, train_loader
 from helpers.images.data import ImageData
+from helpers.networks import laid_out, placed
 from helpers.training.checkpoints import Checkpoint
 from helpers.training.recipes import Recipe, make_optimizer, make_schedule
 
@@ -72,7 +73,7 @@ def fit(
     rank, processes = accelerator.process_index, accelerator.num_processes
     sampler = BatchSampler(len(data.train_labels), recipe.batch_size, seed, rank, processes)
     loader = train_loader(data, transform, sampler, workers)
-    network = model.to(accelerator.device, memory_format=torch.channels_last)
+    network = placed(model, accelerator.device)
     criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     optimizer = make_optimizer(network, recipe)
     schedule = make_schedule(optimizer, recipe, len(loader))
@@ -103,6 +104,7 @@ def fit(
             batches = _announced(batches, (recipe.epochs - done) * len(loader))
         for images, labels in batches:
             images = data.normalise(images.to(accelerator.device, non_blocking=True))
+            images = laid_out(images, network)
             labels = labels.to(accelerator.device, non_blocking=True)
             logits = model(images)
             loss = criterion(logits, labels)

@@ -13,6 +13,7 @@ import torch
 from helpers import devices
 from helpers.images.batches import BatchSampler, train_loader
 from helpers.images.data import ImageData
+from helpers.networks import laid_out, placed
 from helpers.training.recipes import Recipe, make_optimizer
 
 
@@ -29,8 +30,8 @@ def range_test(
         from torch_lr_finder import LRFinder
 
     device = devices.accelerator().device
-    network = copy.deepcopy(model).to(device, memory_format=torch.channels_last)
-    network.register_forward_pre_hook(lambda _, images: data.normalise(*images))
+    network = placed(copy.deepcopy(model), device)
+    network.register_forward_pre_hook(lambda _, x: laid_out(data.normalise(*x), network))
     optimizer = make_optimizer(network, recipe)
     loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=devices.precision(device) == "bf16")
