@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,6 +70,11 @@ class Settings:
             raise ValueError("PROFILE=full is about CIFAR-10; take quick or smoke for the digits")
         dataset = "cifar10" if name == "full" else dataset  # nothing may stand in for it
         return cls(PROFILES[name], dataset, int(seed), resume == "1", reused == "1", home)
+
+    def trial(self) -> "Settings":
+        """The same for a first try of a network: two epochs, kept apart from full runs."""
+        profile = Profile("trial", epochs=2) if self.profile is FULL else self.profile
+        return replace(self, profile=profile, reuse=False)
 
     def results(self, dataset: str) -> Path:
         """The folder of results: `results/` for all of CIFAR-10, else one that git ignores."""
