@@ -128,7 +128,7 @@ def summary(
     """Print a network's layer table, mult-adds and receptive fields."""
     from helpers import models
     from helpers.anatomy import receptive_field, summary
-    from helpers.anatomy.layers import layers
+    from tracing.layers import layers
 
     model = models.build(net)
     print(summary.layer_table(model))

@@ -1,16 +1,14 @@
 """What any network goes through before it is used: read from a file, checked, put in place."""
 
-import contextlib
 import importlib.util
-import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+
+from tracing.layers import at_rest
 
 EXPECTED = "a network maps images (N, 3, 32, 32) to logits (N, 10), both float32"
 
@@ -37,22 +35,6 @@ def from_file(place: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"{place} gives a {type(model).__name__}; expected a torch.nn.Module")
     return model
-
-
-@contextlib.contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode, without gradients; modes and random states come back."""
-    modes = {module: module.training for module in model.modules()}
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model.eval()
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        for module, training in modes.items():
-            module.training = training
 
 
 def checked(model: nn.Module) -> nn.Module:
