@@ -1,6 +1,5 @@
 """How a run is conducted: from the first weights to the files that it leaves."""
 
-import os
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -102,8 +101,7 @@ def _train(
     model, transform = initial(run, data, seed), run.transform(data.statistics[0])
     file = settings.checkpoints(data.key) / run.name / f"seed-{seed}.pt"
     checkpoint = Checkpoint(file, _fingerprint(run, seed, model, data), settings.resume)
-    options = {"seed": seed, "checkpoint": checkpoint}
-    options["workers"] = min(4, os.cpu_count() or 1) if accelerator.device.type == "cuda" else 0
+    options = {"seed": seed, "checkpoint": checkpoint, "workers": devices.workers()}
     return model, fit(model, data, transform, run.recipe, accelerator=accelerator, **options)
 
 
