@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from benchmarks.ways import LOADERS
 from helpers.figures.plots import BLUE, ORANGE
 from helpers.runs.tables import fill, markdown
 from helpers.settings import ROOT
@@ -22,13 +23,14 @@ def section(found: dict) -> str:
     precision = found["precision"].replace("no", "float32")
     return "\n\n".join(
         [
-            f"### {found['device']}, {precision}",
+            f"### {found['device']}, {precision}, {found['instruction_set']}",
             f"Measured on {found['date']} with PyTorch {found['versions']['torch']}: medians of "
             f"{found['repetitions']} repetitions of either way by turns; first steps, memory, "
             f"operators and `s7`'s other sizes once. The ceiling is "
             f"{ceiling['flops'] / 1e9:,.0f} GFLOP/s ({ceiling['by']}); a large copy moves "
             f"{ceiling['copy_bytes'] / 1e9:.0f} GB/s.",
             markdown([_training(net, row, ceiling) for net, row in found["networks"].items()]),
+            markdown([_loading(net, row) for net, row in found["networks"].items()]),
             markdown([_beside(net, row) for net, row in found["networks"].items()]),
             markdown([_costly(net, row, ceiling) for net, row in found["networks"].items()]),
             "Training images a second of `s7` by " + "; by ".join(growth) + ".",
@@ -49,11 +51,24 @@ def _training(net: str, row: dict, ceiling: dict) -> dict[str, str]:
         "ours, GFLOP/s": f"{achieved / 1e9:,.0f}",
         "of the ceiling": f"{achieved / ceiling['flops']:.0%}",
         "loading alone, of a step's time": f"{share:.1%}",
-    }
+    } | ({"GPU busy": f"{row['busy']:.0%}"} if "busy" in row else {})
 
 
 def _achieved(row: dict) -> float:
     return 6 * row["mult_adds"] * row["ours"]["images_per_second"]  # forward 2, backward 4 FLOP
+
+
+def _loading(net: str, row: dict) -> dict[str, str]:
+    ways = [way for way in LOADERS if way in row]  # early files have two
+    names = {"theirs": "hand-ins' way", "own transforms": "Albumentations' own transforms"}
+    cells = {"loading alone": f"`{net}`"}
+    for figure, unit in (
+        ("loaded_per_second", "images/s"),
+        ("loading_cpu_microseconds", "µs of CPU an image"),
+    ):
+        for way in ways:
+            cells[f"{names.get(way, way)}, {unit}"] = f"{row[way][figure]:,.0f}"
+    return cells
 
 
 def _beside(net: str, row: dict) -> dict[str, str]:
@@ -64,8 +79,6 @@ def _beside(net: str, row: dict) -> dict[str, str]:
 
     return {
         "theirs / ours": f"`{net}`",
-        "loading alone, images/s": pair("loaded_per_second"),
-        "CPU an image, µs": pair("loading_cpu_microseconds"),
         "evaluation, images/s": pair("evaluated_per_second"),
         "peak memory without workers, GiB": pair("peak_memory", 2**30, 1),
         "start to first step, s": pair("seconds_to_first_step", 1, 1),
