@@ -18,8 +18,9 @@ def section(found: dict) -> str:
     ceiling = found["ceiling"]
     growth = [
         f"{what}: " + ", ".join(f"{value}: {speed:,.0f}" for value, speed in speeds.items())
-        for what, speeds in found["growth of s7"].items()
+        for what, speeds in found.get("growth of s7", {}).items()
     ]
+    grown = ["Training images a second of `s7` by " + "; by ".join(growth) + "."] if growth else []
     precision = found["precision"].replace("no", "float32")
     return "\n\n".join(
         [
@@ -33,7 +34,7 @@ def section(found: dict) -> str:
             markdown([_loading(net, row) for net, row in found["networks"].items()]),
             markdown([_beside(net, row) for net, row in found["networks"].items()]),
             markdown([_costly(net, row, ceiling) for net, row in found["networks"].items()]),
-            "Training images a second of `s7` by " + "; by ".join(growth) + ".",
+            *grown,
         ]
     )
 
@@ -104,7 +105,8 @@ def figure(found: dict) -> Figure:
     """Images a second of every network both ways, and of `s7` as its cost grows."""
     drawn = Figure((10, 6.5), dpi=100, layout="constrained", facecolor="white")
     drawn.suptitle(f"Training speed: {found['device']}")
-    axes = drawn.subplot_mosaic([["networks"] * 3, list(found["growth of s7"])])
+    growth = found.get("growth of s7", {})
+    axes = drawn.subplot_mosaic([["networks"] * 3, list(growth)] if growth else [["networks"]])
     names = list(found["networks"])
     for shift, way, colour in ((-0.2, "theirs", ORANGE), (0.2, "ours", BLUE)):
         speeds = [found["networks"][net][way]["images_per_second"] for net in names]
@@ -116,7 +118,7 @@ def figure(found: dict) -> Figure:
     axes["networks"].set(xlabel="network", ylabel="training images/s")
     axes["networks"].margins(y=0.1)
     axes["networks"].legend()
-    for what, speeds in found["growth of s7"].items():
+    for what, speeds in growth.items():
         axes[what].plot(list(map(str, speeds)), list(speeds.values()), "o-", color=BLUE)
         axes[what].set(xlabel=what, ylabel="training images/s", title="s7")
         axes[what].set_ylim(0, 1.15 * max(speeds.values()))
