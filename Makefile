@@ -114,6 +114,7 @@ HASHES = --require-hashes
 		exit 1; \
 	}; \
 	echo "Setting up $(@D) with $$("$$python" --version): some gigabytes, a few minutes"; \
+	if [ -L $(@D) ]; then rm $(@D); fi; \
 	"$$python" -m venv --clear $(@D)
 	@{ $(@D)/bin/python -m pip install $(HASHES) --disable-pip-version-check \
 		--no-input --progress-bar off -r $< && : >$@; } | \

@@ -1,6 +1,7 @@
 """The command line, `python -m helpers`: fetch the data, train, run notebooks, check and report."""
 
 import dataclasses
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -160,8 +161,15 @@ def report(
         tables.report()
 
 
+def _stop(number: int, _: object) -> None:
+    print("\nStopped. The same command goes on after the last whole epoch.", file=sys.stderr)
+    sys.exit(128 + number)  # as shells count
+
+
 def main() -> None:
     """Run the command line; what is wrong outside the code is one line, and exit code 1 or 2."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         app(prog_name="python -m helpers")
     except (ValueError, OSError, FloatingPointError) as error:

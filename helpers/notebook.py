@@ -83,7 +83,7 @@ def _install_missing() -> None:
 
 def show(figure: Figure, path: Path) -> Image:
     """Write a figure as a PNG file and return it for the notebook to show, the same picture."""
-    from helpers.runs.results import write
+    from helpers.files import write
 
     picture = io.BytesIO()
     figure.savefig(picture, format="png")

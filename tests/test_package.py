@@ -14,7 +14,7 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 # From the ground up: a module imports from those before it only.
 ORDER = [
     "tracing.views", "tracing.calls", "tracing.operations", "tracing.layers",
-    "settings", "devices",
+    "settings", "files", "devices",
     "images.downloads", "images.data", "images.batches", "images.transforms",
     "networks", "models",
     "anatomy.receptive_field", "anatomy.summary", "anatomy.judges", "anatomy.demands",

@@ -6,6 +6,7 @@ import statistics
 
 import pytest
 
+from helpers.files import digest
 from helpers.images import data as data_module
 from helpers.models import build
 from helpers.runs import results, tables
@@ -84,12 +85,18 @@ def test_flip_tta_is_checked_when_asked_for(root, digits):
 
 
 def test_weights_of_another_training_are_found(root, digits):
-    (folder(root) / "model.safetensors").write_bytes(results.weight_bytes(build("s7_dropout")))
+    weights = results.weight_bytes(build("s7_dropout"))
+    (folder(root) / "model.safetensors").write_bytes(weights)
+    [line] = verify(root, digits)
+    assert "model.safetensors is not the file that metrics.json is about" in line
+    change(root, weights_sha256=digest(weights))
     assert any("class_accuracy" in line for line in verify(root, digits))
 
 
 def test_weights_of_another_network_are_found(root, digits):
-    (folder(root) / "model.safetensors").write_bytes(results.weight_bytes(build("s7")))
+    weights = results.weight_bytes(build("s7"))
+    (folder(root) / "model.safetensors").write_bytes(weights)
+    change(root, weights_sha256=digest(weights))
     [line] = verify(root, digits)
     assert "S7/s7_dropout: cannot be evaluated: RuntimeError" in line
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import jinja2
 
+from helpers.files import write
 from helpers.models import MODELS
-from helpers.runs.results import write
 
 FIGURES = {  # by the names of their files, in the order of the page
     "class_counts": "Training and test images of each class",

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from helpers.files import write
 from helpers.runs import handin
-from helpers.runs.results import write
 from helpers.settings import ROOT
 
 INTRO = """# Results
