@@ -148,11 +148,17 @@ def verify(tta: Annotated[bool, typer.Option("--tta", help="Mirror images too.")
 
 
 @app.command()
-def report() -> None:
-    """Write the table of all kept runs into results/README.md and README.md."""
-    from helpers.runs import tables
+def report(
+    run: Annotated[str | None, typer.Argument(help="As in 'S9/mine'; or all pages.")] = None,
+) -> None:
+    """Write the hand-in of one kept run, or the tables and hand-ins of all, into READMEs."""
+    from helpers.runs import handin, tables
 
-    tables.report()
+    if run:
+        print(handin.of_run(run))
+    else:
+        tables.report()
+        handin.of_notebooks()
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ ORDER = [
     "training.range_test",
     "figures.plots", "figures.grad_cam",
     "runs.catalogue", "runs.results", "runs.conductor", "runs.verification", "runs.tables",
+    "runs.handin",
     "notebook", "__main__",
 ]  # fmt: skip
 

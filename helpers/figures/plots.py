@@ -102,3 +102,28 @@ def confusion(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str], ti
     )  # fmt: skip
     axis.set(xlabel="predicted class", ylabel="true class")
     return figure
+
+
+def comparison(runs: Sequence[dict]) -> Figure:
+    """Parameters and test accuracy of runs, given by their metrics, and of the hand-ins.
+
+    A line joins what was published for a network to what it reaches here; bars are the standard
+    deviation over seeds.
+    """
+    table = pd.DataFrame(runs).astype({"published_test_accuracy": float})
+    params, mean = table["params"], table["test_accuracy_mean"]
+    figure, axis = _figure(9, 4.6, "Test accuracy by number of parameters")
+    axis.set_xscale("log")
+    axis.vlines(params, table["published_test_accuracy"], mean, color="lightgrey", zorder=0)
+    hand_ins = params, table["published_test_accuracy"], "s"
+    axis.plot(*hand_ins, color=ORANGE, label="hand-in, as published")
+    spread = table["test_accuracy_std"].astype(float)
+    axis.errorbar(params, mean, spread, fmt="o", color=BLUE, capsize=3, label="trained here")
+    for net, same in table.groupby("net"):
+        place = same["params"].max(), same["test_accuracy_mean"].max()
+        axis.annotate(net, place, (0, 8), textcoords="offset points", ha="center")
+    axis.margins(0.08, 0.1)
+    axis.set(xlabel="parameters (log scale)", ylabel="test accuracy (%)")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
+    return figure
