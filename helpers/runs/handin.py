@@ -1,8 +1,6 @@
 """The pages that are handed in: of a notebook, or of one run, made of the files that runs keep."""
 
-import csv
 import json
-import os
 from pathlib import Path
 
 from helpers.models import MODELS
@@ -16,7 +14,7 @@ def of_notebooks(root: Path = ROOT) -> None:
     folders = [root / "results" / name for name in tables.kept(root / "results")]
     for home in {folder.parent for folder in folders}:
         runs = [folder for folder in folders if folder.parent == home]
-        write(home / "README.md", page(home.name, runs, home))
+        write(home / "README.md", page(home.name, runs))
 
 
 def of_run(run: str, root: Path = ROOT) -> Path:
@@ -28,39 +26,28 @@ def of_run(run: str, root: Path = ROOT) -> Path:
     if not (folder / "metrics.json").is_file():
         there = ", ".join(tables.kept(root / "results")) or "none"
         raise ValueError(f"run={run}: there is no {folder / 'metrics.json'}; kept runs: {there}")
-    write(folder / "README.md", page(run, [folder], folder))
+    write(folder / "README.md", page(run, [folder], alone=True))
     return folder / "README.md"
 
 
-def page(title: str, folders: list[Path], home: Path) -> str:
-    """The hand-in of the runs kept in these folders, in Markdown for a file in the folder `home`.
+def page(title: str, folders: list[Path], alone: bool = False) -> str:
+    """The hand-in of the runs in these folders, in Markdown for a README.md in the folder above.
 
-    Figures of the notebook itself lie in `home`, unless that is the folder of the one run.
+    The notebook's own figures lie there. A page for one run `alone` is for that run's folder.
     """
-    runs = [_kept(folder, home) for folder in folders]
-    results = tables.table({f"{run['notebook']}/{run['name']}": run for run in runs})
-    alone = home in folders
-    shared = {"name": title, "figures": {} if alone else _figures(home, home)}
+    runs = [_kept(folder, "" if alone else f"{folder.name}/") for folder in folders]
+    results = tables.table({run["name"]: run for run in runs})
+    shared = {"name": title, "figures": {} if alone else _figures(folders[0].parent, "")}
     content = {"title": title, "runs": runs, "results": results, "shared": shared, "alone": alone}
     return tables.rendered("hand-in.md.jinja", models=MODELS, **content)
 
 
-def _kept(folder: Path, home: Path) -> dict:
-    names = ("summary.txt", "receptive_field.csv", "log.txt")  # a network may lack a table
-    texts = [path.read_text() if (path := folder / name).is_file() else "" for name in names]
-    return json.loads((folder / "metrics.json").read_text()) | {
-        "name": folder.name,
-        "metrics": _link(folder / "metrics.json", home),
-        "summary": texts[0],
-        "field": list(csv.DictReader(texts[1].splitlines())),
-        "log": texts[2],
-        "figures": _figures(folder, home),
-    }
+def _kept(folder: Path, link: str) -> dict:
+    kept = {"name": folder.name, "link": link, "figures": _figures(folder, link)}
+    texts = (path for path in folder.iterdir() if path.suffix in (".csv", ".txt"))
+    kept["files"] = {path.name: path.read_text() for path in texts}
+    return json.loads((folder / "metrics.json").read_text()) | kept
 
 
-def _figures(folder: Path, home: Path) -> dict[str, str]:
-    return {path.stem: _link(path, home) for path in sorted(folder.glob("*.png"))}
-
-
-def _link(path: Path, home: Path) -> str:
-    return Path(os.path.relpath(path, home)).as_posix()
+def _figures(folder: Path, link: str) -> dict[str, str]:
+    return {path.stem: link + path.name for path in sorted(folder.glob("*.png"))}
