@@ -74,13 +74,14 @@ def placed(model: nn.Module, device: torch.device) -> nn.Module:
 
     Channels last is what convolutions are fast with; `view` refuses it.
     """
-    model.to(device, memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)
+    images = torch.zeros(2, 3, 32, 32, device=next(model.parameters()).device)
     try:
         with at_rest(model):
-            model(laid_out(torch.zeros(2, 3, 32, 32, device=device), model))
+            model(laid_out(images, model))
     except RuntimeError:
         model.to(memory_format=torch.contiguous_format)
-    return model
+    return model.to(device)
 
 
 def laid_out(images: Tensor, model: nn.Module) -> Tensor:

@@ -136,6 +136,18 @@ def test_no_table_or_listing_is_wider_than_the_page(page):
         assert max(map(len, listing.splitlines())) <= 120
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_tables_and_folds_are_set_off_so_that_github_renders_them(page):
+    lines = page.read_text().splitlines()
+    for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
+        if re.fullmatch(r"\|( ?-+ ?\|)+", line):
+            assert before.count("|") == line.count("|") == after.count("|")
+        if line.startswith(("<details", "</details", "| run ", "| demand ")):
+            assert before == "", line
+        if line.startswith(("<details", "</details")):
+            assert after == "", line
+
+
 def test_the_readme_has_few_columns_and_results_all():
     [narrow] = [r for r in table_rows((ROOT / "README.md").read_text()) if r[0][0] == "run"]
     [wide] = table_rows((ROOT / "results" / "README.md").read_text())
@@ -183,7 +195,7 @@ def test_a_students_run_gets_the_same_page_without_the_others(home):
     assert f"✗ failed: {metrics['device']}" in text, "a demand on the run"
     assert "| receptive field > 44 | ✗ failed: " in text, "a demand on the network"
     assert "compact" not in text
-    assert "python -m helpers check" not in text, "the class is not in a file"
+    assert "check S9 my_network.py:Mine --run results/S9/mine" in text, "mine is in no file yet"
     assert_links_exist(page)
 
 
