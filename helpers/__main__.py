@@ -150,15 +150,16 @@ def verify(tta: Annotated[bool, typer.Option("--tta", help="Mirror images too.")
 
 @app.command()
 def report(
-    run: Annotated[str | None, typer.Argument(help="One, as in 'S9/mine'; or all.")] = None,
+    run: Annotated[str | None, typer.Argument(help="As in 'S9/mine'; or all pages.")] = None,
 ) -> None:
-    """Write the pages of all kept runs into results/, a table into README.md; or one run's page."""
+    """Write the hand-in of one kept run, or the tables and hand-ins of all, into READMEs."""
     from helpers.runs import handin, tables
 
     if run:
-        print(f"Written: {handin.write_page(ROOT / 'results' / run)}")
+        print(handin.of_run(run))
     else:
         tables.report()
+        handin.of_notebooks()
 
 
 def _stop(number: int, _: object) -> None:

@@ -23,8 +23,8 @@ ORDER = [
     "training.recipes", "training.initialisation", "training.checkpoints", "training.loop",
     "training.range_test",
     "figures.plots", "figures.grad_cam",
-    "runs.catalogue", "runs.results", "runs.conductor", "runs.verification", "runs.handin",
-    "runs.tables",
+    "runs.catalogue", "runs.results", "runs.conductor", "runs.verification", "runs.tables",
+    "runs.handin",
     "notebook", "__main__",
 ]  # fmt: skip
 

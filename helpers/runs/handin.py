@@ -1,96 +1,52 @@
-"""A hand-in's page, made from the files that runs left: results/<notebook>/README.md."""
+"""The pages that are handed in: of a notebook, or of one run, made of the files that runs keep."""
 
-import json
 from pathlib import Path
-
-import jinja2
 
 from helpers.files import write
 from helpers.models import MODELS
-
-FIGURES = {  # by the names of their files, in the order of the page
-    "class_counts": "Training and test images of each class",
-    "augmentation": "Training images, and augmented copies of each below",
-    "range_test": "The learning-rate range test: the loss at growing rates",
-    "curves": "Loss and accuracy of {} in training and on the test images, epoch by epoch",
-    "learning_rate": "The learning rate of {} as it was applied, step by step",
-    "predictions": "What {} says of the first ten test images",
-    "misclassified": "Test images that {} gets wrong, with what it says and what is right",
-    "grad_cam": "Grad-CAM: where {} looks when it is wrong",
-    "class_accuracy": "How many test images of each class {} gets right",
-    "confusion": "Which classes {} takes for which",
-}
+from helpers.runs import results, tables
+from helpers.settings import ROOT
 
 
-def write_page(folder: Path) -> Path:
-    """Write the page of a notebook's folder of runs, or of a single run's; return the file.
+def of_notebooks(root: Path = ROOT) -> None:
+    """Write results/NOTEBOOK/README.md for every notebook with kept runs."""
+    folders = [root / "results" / name for name in tables.kept(root / "results")]
+    for home in {folder.parent for folder in folders}:
+        runs = [folder for folder in folders if folder.parent == home]
+        write(home / "README.md", page(home.name, runs))
 
-    Raises FileNotFoundError where no run lies there.
+
+def of_run(run: str, root: Path = ROOT) -> Path:
+    """Write README.md into the folder of one run, "S9/mine" below results/, and return its path.
+
+    Raises ValueError where no run is kept there.
     """
-    single = (folder / "metrics.json").is_file()
-    files = [folder / "metrics.json"] if single else sorted(folder.glob("*/metrics.json"))
-    if not files:
-        raise FileNotFoundError(f"{folder} has no metrics.json: train the run first")
-    runs = [_run(file.parent, folder) for file in files]
-    name = "/".join(folder.parts[-2:]) if single else folder.name
-    own = "my_network.py:Mine"  # a network that the series does not know lies in a file of its own
-    checks = [f"check {r['notebook']} {r['net'] if r['net'] in MODELS else own}" for r in runs]
-    page = _template().render(
-        title=f"{name}: results", runs=runs, dataset=runs[0]["dataset"],
-        test_images=f"{runs[0]['test_images']:,}",
-        command=f"python -m helpers report {name}" if single else "make report",
-        figures=[] if single else _figures(folder, folder, folder.name),
-        checks="\n".join(f"python -m helpers {check}" for check in checks),
-    )  # fmt: skip
-    write(folder / "README.md", page)
+    folder = root / "results" / run
+    if not (folder / "metrics.json").is_file():
+        there = ", ".join(tables.kept(root / "results")) or "none"
+        raise ValueError(f"run={run}: there is no {folder / 'metrics.json'}; kept runs: {there}")
+    write(folder / "README.md", page(run, [folder], alone=True))
     return folder / "README.md"
 
 
-def told(metrics: dict) -> dict[str, str]:
-    """The figures of a run as they are told in tables."""
-    mean, std = metrics["test_accuracy_mean"], metrics["test_accuracy_std"]
-    deviation = f" ± {std:.2f} ({len(metrics['seeds'])} seeds)" if std is not None else ""
-    published, work = metrics["published_test_accuracy"], metrics["mult_adds"]
-    return {
-        "accuracy": f"**{mean:.2f} %**{deviation}",
-        "published": f"{published:.2f} %" if published else "-",
-        "params": f"{metrics['params']:,}",
-        "mult_adds": f"{work / 1e6:.2f} M" if work else "-",
-        "receptive_field": " / ".join(map(str, metrics["receptive_field"].values())) or "-",
-        "epochs": str(metrics["epochs"]),
-        "minutes": f"{metrics['wall_seconds'] / 60:.1f}",
-    }
+def page(title: str, folders: list[Path], alone: bool = False) -> str:
+    """The hand-in of the runs in these folders, in Markdown for a README.md in the folder above.
+
+    The notebook's own figures lie there. A page for one run `alone` is for that run's folder.
+    """
+    runs = [_kept(folder, "" if alone else f"{folder.name}/") for folder in folders]
+    table = tables.table({run["name"]: run for run in runs})
+    shared = {"name": title, "figures": {} if alone else _figures(folders[0].parent, "")}
+    content = {"title": title, "runs": runs, "results": table, "shared": shared, "alone": alone}
+    return tables.rendered("hand-in.md.jinja", models=MODELS, **content)
 
 
-def _run(run: Path, page: Path) -> dict:
-    metrics = json.loads((run / "metrics.json").read_text())
-    files = {"summary": "summary.txt", "log": "log.txt", "table": "receptive_field.csv"}
-    texts = {
-        name: (run / file).read_text().strip("\n") if (run / file).is_file() else ""
-        for name, file in files.items()
-    }
-    rows = [line.split(",") for line in texts.pop("table").splitlines()]
-    rows[1:1] = [["---"] * len(rows[0])] if rows else []
-    several = metrics["test_accuracy_std"] is not None
-    passed = sum(row["passed"] for row in metrics["requirements"])
-    return metrics | texts | told(metrics) | {
-        "name": run.name, "figures": _figures(run, page, run.name),
-        "receptive_field_table": "\n".join(f"| {' | '.join(row)} |" for row in rows),
-        "met": f"{passed} of {len(metrics['requirements'])} demands met",
-        "seeds": [f"{s['test_accuracy']:.2f}" for s in metrics["seeds"]] if several else [],
-        "train_images": f"{metrics['train_images']:,}",
-    }  # fmt: skip
+def _kept(folder: Path, link: str) -> dict:
+    kept = {"name": folder.name, "link": link, "figures": _figures(folder, link)}
+    texts = (path for path in folder.iterdir() if path.suffix in (".csv", ".txt"))
+    kept["files"] = {path.name: path.read_text() for path in texts}
+    return results.metrics_of(folder) | kept
 
 
-def _figures(folder: Path, page: Path, name: str) -> list[dict[str, str]]:
-    files = {folder / f"{stem}.png": alt.format(name) for stem, alt in FIGURES.items()}
-    return [
-        {"alt": alt, "path": file.relative_to(page).as_posix()}
-        for file, alt in files.items()
-        if file.is_file()
-    ]
-
-
-def _template() -> jinja2.Template:
-    text = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
-    return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text)
+def _figures(folder: Path, link: str) -> dict[str, str]:
+    return {path.stem: link + path.name for path in sorted(folder.glob("*.png"))}

@@ -1,48 +1,31 @@
 """The tables of all kept runs, written into the READMEs from their metrics.json files."""
 
-import json
+import io
+import re
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from helpers.figures import plots
 from helpers.files import write
-from helpers.runs import handin
+from helpers.runs.catalogue import RUNS
+from helpers.runs.results import metrics_of
 from helpers.settings import ROOT
 
-INTRO = """# Results
-
-Made by `make report` from the `metrics.json` files; `make verify` evaluates the kept weights again.
-Accuracies are of the last epoch's weights on all 10,000 test images, in float32, the mean and the
-standard deviation where several seeds were trained; receptive fields in pixels, before / including
-the global pooling. Each folder has a page of its own, as a hand-in.
-"""
 BEGIN, END = "<!-- results: made by `make report` -->", "<!-- end of results -->"
-DETAILS = ("mult-adds", "with flip TTA", "device")  # that the README leaves to results/README.md
 
 
 def kept(results: Path) -> dict[str, dict]:
     """The metrics of every run kept in the folder of results, by its name, "notebook/run"."""
-    files = sorted(results.glob("[!_]*/*/metrics.json"), key=lambda f: (len(f.parts[-3]), f))
-    return {f"{f.parts[-3]}/{f.parts[-2]}": json.loads(f.read_text()) for f in files}
+    files = sorted(results.glob("[!_]*/*/metrics.json"))
+    folders = {"/".join(file.parts[-3:-1]): file.parent for file in files}
+    order = [*RUNS, *folders]  # runs of one's own last
+    return {name: metrics_of(folders[name]) for name in sorted(folders, key=order.index)}
 
 
-def table(runs: dict[str, dict], leave_out: tuple[str, ...] = ()) -> str:
-    """The runs as a Markdown table."""
-    rows = []
-    for name, m in runs.items():
-        told = handin.told(m)
-        row = {
-            "run": name if m["dataset"] == "CIFAR-10" else f"{name}, {m['dataset']}",
-            "parameters": told["params"],
-            "mult-adds": told["mult_adds"],
-            "receptive field": told["receptive_field"],
-            "epochs": told["epochs"],
-            "test accuracy": told["accuracy"],
-            "published": told["published"],
-            "with flip TTA": f"{m['test_accuracy_flip_tta']:.2f} %",
-            "training": f"{told['minutes']} min, {m['precision']}",
-            "device": m["device"] if m["processes"] == 1 else f"{m['processes']} x {m['device']}",
-        }
-        rows.append({column: text for column, text in row.items() if column not in leave_out})
-    return markdown(rows)
+def table(runs: dict[str, dict], wide: bool = False) -> str:
+    """The runs as a Markdown table, with the columns that fit a page or, if `wide`, with all."""
+    return rendered("runs.md.jinja", runs=runs, wide=wide).strip()
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
@@ -52,13 +35,26 @@ def markdown(rows: list[dict[str, str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def rendered(template: str, **content: object) -> str:
+    """A page of the folder `templates/`, filled in."""
+    environment = Environment(
+        loader=FileSystemLoader(ROOT / "templates"), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    text = environment.get_template(template).render(content)
+    return re.sub(r"\n{3,}", "\n\n", text)  # what is left out leaves empty lines
+
+
 def report(root: Path = ROOT) -> None:
-    """Write the tables and a page for each notebook into results/, and a table into README.md."""
-    runs = kept(root / "results")
-    for notebook in sorted({metrics["notebook"] for metrics in runs.values()}):
-        handin.write_page(root / "results" / notebook)
-    fill(root / "README.md", BEGIN, END, table(runs, leave_out=DETAILS))
-    write(root / "results" / "README.md", f"{INTRO}\n{table(runs)}\n")
+    """Write tables and comparison of all runs into results/ and, between two markers, README.md."""
+    runs, results = kept(root / "results"), root / "results"
+    fill(root / "README.md", BEGIN, END, table(runs))
+    notebooks = dict.fromkeys(name.split("/")[0] for name in runs)
+    text = rendered("results.md.jinja", table=table(runs, wide=True), notebooks=notebooks)
+    write(results / "README.md", text)
+    picture = io.BytesIO()
+    plots.comparison(list(runs.values())).savefig(picture)
+    write(results / "comparison.png", picture.getvalue())
 
 
 def fill(file: Path, begin: str, end: str, text: str) -> None:
