@@ -148,12 +148,13 @@ def test_grad_cam_by_hand_is_the_librarys(digits):
     exec("import cv2\n" + source, scope)
     torch.manual_seed(0)
     model, image = models.build("compact").eval(), digits.test_images[:1]
+    model.fc.weight.data *= 1_000  # beside such gradients the library's epsilon is nothing
     inputs = digits.normalise(torch.from_numpy(image).permute(0, 3, 1, 2))
     for label in (0, 7):
         by_hand = scope["grad_cam_by_hand"](model, "block4", inputs, label)
         library = grad_cam(model, "block4", image, np.array([label]), digits)[0]
         assert library.max() > 0.9
-        assert np.allclose(by_hand, library, atol=1e-4)
+        assert np.allclose(by_hand, library, atol=1e-5)
     assert not any(m._forward_hooks for m in model.modules())
 
 
