@@ -22,9 +22,12 @@ COLAB = 3.12
 LOCK = uv pip compile pyproject.toml --group test --universal --python-version 3.11 \
 	--fork-strategy fewest --generate-hashes --custom-compile-command "make lock" --quiet
 
+# How long `make gpu` may take; called again, it goes on.
+MINUTES = 25
+
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-lowest rehearse-colab verify report bench badges lint format lock \
+.PHONY: help setup run test test-lowest rehearse-colab verify report bench gpu badges lint format lock \
 	clean
 
 help: ## List the targets
@@ -56,6 +59,9 @@ report: .venv/.installed ## Write the tables of results and of the benchmark int
 
 bench: .venv/.installed ## Measure the speed against the hand-ins' way (leave the machine alone)
 	.venv/bin/python -m benchmarks
+
+gpu: .venv/.installed ## Show what only a GPU can, in order of weight, within MINUTES=25
+	.venv/bin/python -m benchmarks.gpu --minutes $(MINUTES)
 
 badges: ## Write your repository's address everywhere (REPO=owner/name)
 	@echo '$(REPO)' | grep -qE '^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$$' || \

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from benchmarks.ways import LOADERS
 from helpers.figures.plots import BLUE, ORANGE
 from helpers.runs.tables import fill, markdown
 from helpers.settings import ROOT
@@ -17,21 +18,23 @@ def section(found: dict) -> str:
     ceiling = found["ceiling"]
     growth = [
         f"{what}: " + ", ".join(f"{value}: {speed:,.0f}" for value, speed in speeds.items())
-        for what, speeds in found["growth of s7"].items()
+        for what, speeds in found.get("growth of s7", {}).items()
     ]
+    grown = ["Training images a second of `s7` by " + "; by ".join(growth) + "."] if growth else []
     precision = found["precision"].replace("no", "float32")
     return "\n\n".join(
         [
-            f"### {found['device']}, {precision}",
+            f"### {found['device']}, {precision}, {found['instruction_set']}",
             f"Measured on {found['date']} with PyTorch {found['versions']['torch']}: medians of "
             f"{found['repetitions']} repetitions of either way by turns; first steps, memory, "
             f"operators and `s7`'s other sizes once. The ceiling is "
             f"{ceiling['flops'] / 1e9:,.0f} GFLOP/s ({ceiling['by']}); a large copy moves "
             f"{ceiling['copy_bytes'] / 1e9:.0f} GB/s.",
             markdown([_training(net, row, ceiling) for net, row in found["networks"].items()]),
+            markdown([_loading(net, row) for net, row in found["networks"].items()]),
             markdown([_beside(net, row) for net, row in found["networks"].items()]),
             markdown([_costly(net, row, ceiling) for net, row in found["networks"].items()]),
-            "Training images a second of `s7` by " + "; by ".join(growth) + ".",
+            *grown,
         ]
     )
 
@@ -49,11 +52,24 @@ def _training(net: str, row: dict, ceiling: dict) -> dict[str, str]:
         "ours, GFLOP/s": f"{achieved / 1e9:,.0f}",
         "of the ceiling": f"{achieved / ceiling['flops']:.0%}",
         "loading alone, of a step's time": f"{share:.1%}",
-    }
+    } | ({"GPU busy": f"{row['busy']:.0%}"} if "busy" in row else {})
 
 
 def _achieved(row: dict) -> float:
     return 6 * row["mult_adds"] * row["ours"]["images_per_second"]  # forward 2, backward 4 FLOP
+
+
+def _loading(net: str, row: dict) -> dict[str, str]:
+    ways = [way for way in LOADERS if way in row]  # early files have two
+    names = {"theirs": "hand-ins' way", "own transforms": "Albumentations' own transforms"}
+    cells = {"loading alone": f"`{net}`"}
+    for figure, unit in (
+        ("loaded_per_second", "images/s"),
+        ("loading_cpu_microseconds", "µs of CPU an image"),
+    ):
+        for way in ways:
+            cells[f"{names.get(way, way)}, {unit}"] = f"{row[way][figure]:,.0f}"
+    return cells
 
 
 def _beside(net: str, row: dict) -> dict[str, str]:
@@ -64,8 +80,6 @@ def _beside(net: str, row: dict) -> dict[str, str]:
 
     return {
         "theirs / ours": f"`{net}`",
-        "loading alone, images/s": pair("loaded_per_second"),
-        "CPU an image, µs": pair("loading_cpu_microseconds"),
         "evaluation, images/s": pair("evaluated_per_second"),
         "peak memory without workers, GiB": pair("peak_memory", 2**30, 1),
         "start to first step, s": pair("seconds_to_first_step", 1, 1),
@@ -91,7 +105,8 @@ def figure(found: dict) -> Figure:
     """Images a second of every network both ways, and of `s7` as its cost grows."""
     drawn = Figure((10, 6.5), dpi=100, layout="constrained", facecolor="white")
     drawn.suptitle(f"Training speed: {found['device']}")
-    axes = drawn.subplot_mosaic([["networks"] * 3, list(found["growth of s7"])])
+    growth = found.get("growth of s7", {})
+    axes = drawn.subplot_mosaic([["networks"] * 3, list(growth)] if growth else [["networks"]])
     names = list(found["networks"])
     for shift, way, colour in ((-0.2, "theirs", ORANGE), (0.2, "ours", BLUE)):
         speeds = [found["networks"][net][way]["images_per_second"] for net in names]
@@ -103,7 +118,7 @@ def figure(found: dict) -> Figure:
     axes["networks"].set(xlabel="network", ylabel="training images/s")
     axes["networks"].margins(y=0.1)
     axes["networks"].legend()
-    for what, speeds in found["growth of s7"].items():
+    for what, speeds in growth.items():
         axes[what].plot(list(map(str, speeds)), list(speeds.values()), "o-", color=BLUE)
         axes[what].set(xlabel=what, ylabel="training images/s", title="s7")
         axes[what].set_ylim(0, 1.15 * max(speeds.values()))

@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.tables import fill
 from helpers.anatomy import receptive_field, summary
-from helpers.anatomy.layers import layers
 from helpers.images import data
 from helpers.images.data import ImageData
 from helpers.models.compact import Compact
@@ -23,6 +22,7 @@ from helpers.runs.catalogue import RUNS
 from helpers.settings import FULL, ROOT, Settings
 from helpers.training.initialisation import start_
 from helpers.training.loop import fit, set_seed
+from tracing.layers import layers
 
 SHAPES = {  # all have fewer than 100,000 parameters
     "first draft": {"widths": (48, 80, 128), "depths": (2, 3, 2), "dilation": 3},

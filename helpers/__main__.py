@@ -128,7 +128,7 @@ def summary(
     """Print a network's layer table, mult-adds and receptive fields."""
     from helpers import models
     from helpers.anatomy import receptive_field, summary
-    from helpers.anatomy.layers import layers
+    from tracing.layers import layers
 
     model = models.build(net)
     print(summary.layer_table(model))
@@ -148,11 +148,16 @@ def verify(tta: Annotated[bool, typer.Option("--tta", help="Mirror images too.")
 
 
 @app.command()
-def report() -> None:
-    """Write the table of all kept runs into results/README.md and README.md."""
-    from helpers.runs import tables
+def report(
+    run: Annotated[str | None, typer.Argument(help="One, as in 'S9/mine'; or all.")] = None,
+) -> None:
+    """Write the pages of all kept runs into results/, a table into README.md; or one run's page."""
+    from helpers.runs import handin, tables
 
-    tables.report()
+    if run:
+        print(f"Written: {handin.write_page(ROOT / 'results' / run)}")
+    else:
+        tables.report()
 
 
 def main() -> None:

@@ -1,11 +1,12 @@
 """Which device trains, in which precision, and what makes it fast."""
 
 import ctypes
+import os
 import platform
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import get_int_from_env, parse_flag_from_env
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 
@@ -33,7 +34,20 @@ def accelerator() -> Accelerator:
     device = processes().device
     if device.type == "cpu":
         keep_memory()
+    torch.backends.cudnn.benchmark = True  # the fastest algorithm for every shape, found by trying
     return Accelerator(mixed_precision=precision(device))
+
+
+def workers() -> int:
+    """How many processes load images for this one: none for a CPU, which would have to share.
+
+    For a GPU, as many as this process may use CPUs, up to 8; processes on one host share them.
+    """
+    if processes().device.type != "cuda":
+        return 0
+    known = hasattr(os, "sched_getaffinity")  # Linux alone says which CPUs a process may use
+    cpus = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return max(1, min(8, cpus // get_int_from_env(["LOCAL_WORLD_SIZE"], 1)))
 
 
 def keep_memory() -> None:

@@ -16,7 +16,9 @@ def predict(model: torch.nn.Module, data: ImageData, images: np.ndarray) -> torc
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     logits = [torch.zeros(0, 10, device=device)]
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    cudnn = torch.backends.cudnn
+    chosen = {"benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}  # else reset
+    with cudnn.flags(enabled=True, allow_tf32=False, **chosen):
         for batch in torch.from_numpy(images).permute(0, 3, 1, 2).split(500):
             batch = laid_out(data.normalise(batch.to(device)), model)
             logits.append(model(batch).float())

@@ -1,16 +1,14 @@
 """What any network goes through before it is used: read from a file, checked, put in place."""
 
-import contextlib
 import importlib.util
-import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+
+from tracing.layers import at_rest
 
 EXPECTED = "a network maps images (N, 3, 32, 32) to logits (N, 10), both float32"
 
@@ -37,22 +35,6 @@ def from_file(place: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"{place} gives a {type(model).__name__}; expected a torch.nn.Module")
     return model
-
-
-@contextlib.contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode, without gradients; modes and random states come back."""
-    modes = {module: module.training for module in model.modules()}
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model.eval()
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        for module, training in modes.items():
-            module.training = training
 
 
 def checked(model: nn.Module) -> nn.Module:
@@ -92,13 +74,14 @@ def placed(model: nn.Module, device: torch.device) -> nn.Module:
 
     Channels last is what convolutions are fast with; `view` refuses it.
     """
-    model.to(device, memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)
+    images = torch.zeros(2, 3, 32, 32, device=next(model.parameters()).device)
     try:
         with at_rest(model):
-            model(laid_out(torch.zeros(2, 3, 32, 32, device=device), model))
+            model(laid_out(images, model))
     except RuntimeError:
         model.to(memory_format=torch.contiguous_format)
-    return model
+    return model.to(device)
 
 
 def laid_out(images: Tensor, model: nn.Module) -> Tensor:

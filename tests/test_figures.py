@@ -12,11 +12,11 @@ from torch import nn
 
 from helpers import notebook
 from helpers.anatomy import requirements, summary
-from helpers.anatomy.layers import layers
 from helpers.figures import fields, plots
 from helpers.models import MODELS, build
 from helpers.training.loop import History
 from tests import published
+from tracing.layers import layers
 
 BLOCKS = ("block1", "block2", "block3", "block4")
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.anatomy.layers import NotUnderstoodError, layers
 from helpers.anatomy.receptive_field import receptive_field
 from tests import students
 from tests.students import STUDENTS
+from tracing.layers import NotUnderstoodError, layers
 
 SIZE = 48
 

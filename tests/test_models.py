@@ -10,10 +10,10 @@ from torch import nn
 
 from experiments import compact
 from helpers.anatomy import receptive_field, summary
-from helpers.anatomy.layers import layers
 from helpers.anatomy.receptive_field import shown
 from helpers.models import MODELS, Compact, build
 from tests import published
+from tracing.layers import layers
 
 
 @pytest.mark.parametrize("name", published.LAYERS)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from helpers.anatomy import receptive_field
-from helpers.anatomy.layers import layers
 from helpers.models import MODELS, build
 from tests import published
+from tracing.layers import layers
 
 
 def as_probe(model: nn.Module) -> nn.Module:

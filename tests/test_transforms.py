@@ -3,13 +3,23 @@
 import warnings
 
 import albumentations as A
+import cv2
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from scipy import stats
 
 from helpers import notebook
 from helpers.images import transforms
+from helpers.images.batches import BatchSampler, train_loader
+from helpers.images.data import ImageData
+from helpers.runs.catalogue import RUNS
 
 MEAN = np.array([0.4914, 0.4822, 0.4465])
+CHANCE = 1e-4  # of a right draw to be called a wrong one, in each of some twenty comparisons
 
 
 def position_image() -> np.ndarray:
@@ -100,6 +110,143 @@ def test_shift_scale_rotate_moves_by_no_more_than_it_says(name):
     assert 1 / 1.12 < min(sizes) < 0.95 < 1.05 < max(sizes) < 1 / 0.88
     assert 8 < max(np.abs(angles)) < 11
     assert 1.5 < max(shifts) < 2.6
+
+
+def noise(seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+@hypothesis_settings(deadline=None)
+@given(
+    shift=st.tuples(*[st.integers(-8, 8)] * 2), scale=st.floats(0.5, 2), angle=st.floats(-180, 180),
+    seed=st.integers(0, 2**32),
+)  # fmt: skip
+def test_affine_gives_the_pixels_of_albumentations_own(shift, scale, angle, seed):
+    fixed = {"translate_px": {"x": (shift[0],) * 2, "y": (shift[1],) * 2}, "p": 1}
+    fixed |= {"scale": (scale, scale), "rotate": (angle, angle)}
+    own = A.Affine(**fixed, keep_ratio=True, border_mode=cv2.BORDER_REFLECT_101)
+    ours, image = transforms.Affine(**fixed), noise(seed)
+    given_image = image.copy()
+    expected, got = (t(image=image)["image"].astype(int) for t in (own, ours))
+    # Where their products and our formula round apart, a pixel may be one step of 256 off.
+    assert np.abs(expected - got).max() <= 1
+    assert (expected != got).mean() < 0.01
+    assert (image == given_image).all()
+    matrix = own.get_params_dependent_on_data({"shape": image.shape}, {})["matrix"]
+    expected = own.apply(image, matrix=matrix, output_shape=(32, 32))
+    assert (ours.apply(image, matrix=matrix) == expected).all()
+
+
+@pytest.mark.parametrize("shift", [(x, y) for x in range(-4, 5) for y in range(-4, 5)])
+def test_a_shift_is_a_crop_of_the_mirrored_image(shift):
+    fixed = {"x": (shift[0],) * 2, "y": (shift[1],) * 2}
+    padded = cv2.copyMakeBorder(noise(), 4, 4, 4, 4, cv2.BORDER_REFLECT_101)
+    left, top = 4 - shift[0], 4 - shift[1]
+    shifted = transforms.Affine(translate_px=fixed, p=1)(image=noise())["image"]
+    assert (shifted == padded[top : top + 32, left : left + 32]).all()
+
+
+@hypothesis_settings(deadline=None)
+@given(holes=st.integers(1, 4), seed=st.integers(0, 2**32))
+def test_holes_give_the_pixels_of_albumentations_own(holes, seed):
+    options = {"num_holes_range": (holes, holes), "hole_height_range": (1, 32)}
+    options |= {"hole_width_range": (3, 20), "fill": (7.0, 8.0, 255.0), "p": 1}
+    own, ours, image = A.CoarseDropout(**options), transforms.CoarseDropout(**options), noise()
+    given_image = image.copy()
+    own.set_random_seed(seed)
+    drawn = own.get_params_dependent_on_data({"shape": image.shape}, {})
+    assert (ours.apply(image, **drawn) == own.apply(image, **drawn)).all()
+    assert (image == given_image).all()
+    ours.set_random_seed(seed)
+    drawn = ours.get_params_dependent_on_data({"shape": image.shape}, {})
+    assert (ours.apply(image, **drawn) == own.apply(image, **drawn, seed=0)).all()
+
+
+def drawn(transform, number=10_000):
+    transform.set_random_seed(5)
+    shape = {"shape": (32, 32, 3)}
+    return [transform.get_params_dependent_on_data(dict(shape), {}) for _ in range(number)]
+
+
+def alike(values, others):
+    """The chance that two samples of one distribution of few values differ as much as these."""
+    every = sorted({*values, *others})
+    counts = [[list(sample).count(value) for value in every] for sample in (values, others)]
+    return stats.chi2_contingency(counts).pvalue
+
+
+def test_holes_are_drawn_as_albumentations_own():
+    options = {"num_holes_range": (1, 1), "hole_height_range": (14, 18), "hole_width_range": (3, 9)}
+    own, ours = (
+        np.concatenate([found["holes"] for found in drawn(kind(**options))])
+        for kind in (A.CoarseDropout, transforms.CoarseDropout)
+    )
+    assert own.shape == ours.shape == (10_000, 4)
+    for side in range(4):
+        assert alike(own[:, side].tolist(), ours[:, side].tolist()) > CHANCE
+    sizes = [(holes[:, 2:] - holes[:, :2]).tolist() for holes in (own, ours)]
+    assert alike(*([tuple(size) for size in found] for found in sizes)) > CHANCE
+    # Of the assignment's hole, all 17 x 17 places are as likely.
+    corners = [tuple(found["holes"][0, :2]) for found in drawn(transforms.hole(MEAN))]
+    counts = np.unique(corners, axis=0, return_counts=True)[1]
+    assert len(counts) == 17 * 17
+    assert stats.chisquare(counts).pvalue > CHANCE
+
+
+def test_shift_scale_and_angle_are_drawn_as_albumentations_own():
+    options = {"translate_px": (-2, 2), "scale": (0.9, 1.1), "rotate": (-10, 10)}
+    own = [found["matrix"] for found in drawn(A.Affine(**options, keep_ratio=True))]
+    ours = [found["matrix"] for found in drawn(transforms.Affine(**options))]
+    figures = []
+    for matrices in map(np.array, (own, ours)):
+        sizes = np.hypot(matrices[:, 0, 0], matrices[:, 0, 1])
+        angles = np.degrees(np.arctan2(matrices[:, 0, 1], matrices[:, 0, 0]))
+        middles = matrices[:, :2] @ [15.5, 15.5, 1] - 15.5
+        assert np.allclose(middles, middles.round(), atol=1e-9)
+        figures.append((sizes, angles, [tuple(shift) for shift in middles.round().tolist()]))
+    for figure, low, high in ((0, 0.9, 1.1), (1, -10, 10)):
+        assert stats.ks_2samp(figures[0][figure], figures[1][figure]).pvalue > CHANCE
+        uniform = stats.uniform(low, high - low)
+        assert stats.kstest(figures[1][figure], uniform.cdf).pvalue > CHANCE
+    assert alike(figures[0][2], figures[1][2]) > CHANCE
+    assert len(set(figures[1][2])) == 25
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25])
+def test_who_gets_a_hole_does_not_depend_on_who_is_mirrored(share):
+    """As it would, where every step drew from a stream of its own with the same seed."""
+    steps = transforms.flip_shift_and_hole(MEAN)
+    steps = A.Compose([steps[0], A.NoOp(), steps[2]])
+    steps[2].p = share
+    left = np.zeros((32, 32, 3), np.uint8)
+    left[:, 15] = 255  # is column 16 in the mirror
+    data = ImageData(
+        "made", "made", (), np.stack([left] * 64), np.zeros(64, int), left[:0], left[:0]
+    )
+    counts = np.zeros((2, 2), int)
+    for epoch in range(160):
+        sampler = BatchSampler(64, 8, seed=0)  # small batches: streams part after a few images
+        sampler.epoch = epoch
+        batches = [images for images, _ in train_loader(data, steps, sampler)]
+        for pixels in torch.cat(batches).permute(0, 2, 3, 1).numpy():
+            holed = (pixels == (125, 123, 114)).all(axis=-1).any()
+            counts[int((pixels[:, 16] == 255).any()), int(holed)] += 1
+    assert counts.sum() == 10_240
+    mirrored, holed = counts.sum(axis=1), counts.sum(axis=0)
+    assert stats.binomtest(int(mirrored[1]), 10_240, 0.5).pvalue > CHANCE
+    assert stats.binomtest(int(holed[1]), 10_240, share).pvalue > CHANCE
+    assert stats.chi2_contingency(counts).pvalue > CHANCE
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_a_run_records_the_names_that_the_assignments_ask_for(run):
+    steps = run.transform(MEAN).to_dict()["transform"]["transforms"]
+    names = [step["__class_fullname__"] for step in steps]
+    expected = {
+        "flip_and_shift": ["HorizontalFlip", "Pad", "RandomCrop"],
+        "crop_and_hole": ["Pad", "RandomCrop", "CoarseDropout"],
+    }.get(run.transform.__name__, ["HorizontalFlip", "Affine", "CoarseDropout"])
+    assert names == expected
 
 
 def test_in_a_notebook_an_argument_that_the_library_does_not_know_is_an_error():

@@ -129,7 +129,8 @@ def test_nothing_kept_is_not_a_success(tmp_path, digits):
 def test_report_writes_the_figures_between_the_markers(root):
     readme = f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n"
     (root / "README.md").write_text(readme)
-    change(root, test_accuracy=91.234, seeds=[{}] * 5, test_accuracy_std=0.1)
+    seeds = [{"test_accuracy": 91.2}] * 5
+    change(root, test_accuracy_mean=91.234, seeds=seeds, test_accuracy_std=0.1)
     tables.report(root)
     text = (root / "README.md").read_text()
     assert text.startswith("before\n")
@@ -148,6 +149,8 @@ def test_report_without_markers_is_a_clear_error(root):
 
 
 def test_the_committed_tables_are_those_of_the_committed_metrics():
-    expected = tables.table(tables.kept(ROOT / "results"))
-    assert expected in (ROOT / "README.md").read_text()
-    assert expected in (ROOT / "results" / "README.md").read_text()
+    runs = tables.kept(ROOT / "results")
+    brief = tables.table(runs, leave_out=tables.DETAILS)
+    assert brief in (ROOT / "README.md").read_text()
+    assert brief.splitlines()[0].count("|") - 1 <= 7  # or GitHub's page does not hold it
+    assert tables.table(runs) in (ROOT / "results" / "README.md").read_text()

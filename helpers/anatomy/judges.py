@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.anatomy.layers import Layer
 from helpers.anatomy.receptive_field import main_path, receptive_field, shown
+from tracing.layers import Layer
 
 # What is asked of a network or of a run's metrics: it gives what was measured, and whether that
 # passes.

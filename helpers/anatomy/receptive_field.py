@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from helpers.anatomy.layers import Layer
-from helpers.anatomy.views import Pair
+from tracing.layers import Layer
+from tracing.views import Pair
 
 
 def shown(pair: Pair) -> int | str:

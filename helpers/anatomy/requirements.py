@@ -6,8 +6,8 @@ from torch import nn
 from helpers.anatomy import receptive_field
 from helpers.anatomy.demands import DEMANDS
 from helpers.anatomy.judges import Check, Network
-from helpers.anatomy.layers import watched
 from helpers.anatomy.summary import parameter_count
+from tracing.layers import watched
 
 
 def of_network(notebook: str, model: nn.Module) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import torch
 import torchinfo
 import torchsummary
 
-from helpers.anatomy.layers import layers
+from tracing.layers import layers
 
 
 def parameter_count(model: torch.nn.Module) -> int:

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from helpers.anatomy.layers import Layer, layers
 from helpers.anatomy.receptive_field import main_path
 from helpers.figures.plots import ORANGE, empty_figure
 from helpers.networks import laid_out
+from tracing.layers import Layer, layers
 
 
 def maps(model: nn.Module, module: str, inputs: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Batches of augmented training images: whole ones at a time, and each can be had again."""
 
+import random
 from collections.abc import Callable, Iterator
 
 import cv2
@@ -50,7 +51,9 @@ class AugmentedImages(Dataset):
         indices, seed = batch
         images = self.images[indices]
         if self.transform:
-            self.transform.set_random_seed(seed)
+            # One stream for all steps: a seed of each step's own would let a mirrored image get
+            # its hole more often than another.
+            self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
             for i, image in enumerate(images):
                 images[i] = self.transform(image=image)["image"]
         return torch.from_numpy(images).permute(0, 3, 1, 2), self.labels[indices]

@@ -34,12 +34,20 @@ class ImageData:
         mean, std = cv2.meanStdDev(self.train_images.reshape(-1, 32, 3))
         return mean.ravel() / 255, std.ravel() / 255
 
+    @cached_property
+    def _constants(self) -> dict[torch.device, list[torch.Tensor]]:
+        """Mean and deviation on each device that asked: no step copies them, or waits for that."""
+        return {}
+
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 images (N, 3, 32, 32) on any device to float32 of mean 0 and deviation 1."""
-        mean, std = (  # non-blocking, or a GPU would be waited for
-            torch.from_numpy(255 * v).float().view(1, 3, 1, 1).to(images.device, non_blocking=True)
-            for v in self.statistics
-        )
+        if images.device not in self._constants:
+            with torch.inference_mode(False):  # they serve in training too
+                self._constants[images.device] = [
+                    torch.from_numpy(255 * v).float().view(1, 3, 1, 1).to(images.device)
+                    for v in self.statistics
+                ]
+        mean, std = self._constants[images.device]
         return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
     def first(self, number: int | None) -> "ImageData":

@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import os
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -104,8 +103,7 @@ def _train(
     model, transform = initial(run, data, seed), run.transform(data.statistics[0])
     file = settings.checkpoints(data.key) / run.name / f"seed-{seed}.pt"
     checkpoint = Checkpoint(file, _fingerprint(run, seed, model, data), settings.resume)
-    options = {"seed": seed, "checkpoint": checkpoint}
-    options["workers"] = min(4, os.cpu_count() or 1) if accelerator.device.type == "cuda" else 0
+    options = {"seed": seed, "checkpoint": checkpoint, "workers": devices.workers()}
     return model, fit(model, data, transform, run.recipe, accelerator=accelerator, **options)
 
 

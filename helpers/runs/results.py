@@ -18,13 +18,13 @@ from torch import nn
 
 from helpers import devices
 from helpers.anatomy import receptive_field, requirements, summary
-from helpers.anatomy.layers import layers
 from helpers.anatomy.receptive_field import shown
 from helpers.evaluation import class_accuracy, predict, test_accuracy
 from helpers.images.data import ImageData
 from helpers.models import build
 from helpers.networks import placed
 from helpers.training.loop import History, epoch_line
+from tracing.layers import layers
 
 T = TypeVar("T")
 

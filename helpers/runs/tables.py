@@ -1,18 +1,21 @@
-"""The table of all kept runs, written into the READMEs from their metrics.json files."""
+"""The tables of all kept runs, written into the READMEs from their metrics.json files."""
 
 import json
 from pathlib import Path
 
+from helpers.runs import handin
 from helpers.runs.results import write
 from helpers.settings import ROOT
 
 INTRO = """# Results
 
 Made by `make report` from the `metrics.json` files; `make verify` evaluates the kept weights again.
-Accuracies are of the last epoch's weights on all 10,000 test images, in float32; receptive fields
-in pixels, before / including the global pooling.
+Accuracies are of the last epoch's weights on all 10,000 test images, in float32, the mean and the
+standard deviation where several seeds were trained; receptive fields in pixels, before / including
+the global pooling. Each folder has a page of its own, as a hand-in.
 """
 BEGIN, END = "<!-- results: made by `make report` -->", "<!-- end of results -->"
+DETAILS = ("mult-adds", "with flip TTA", "device")  # that the README leaves to results/README.md
 
 
 def kept(results: Path) -> dict[str, dict]:
@@ -21,24 +24,25 @@ def kept(results: Path) -> dict[str, dict]:
     return {f"{f.parts[-3]}/{f.parts[-2]}": json.loads(f.read_text()) for f in files}
 
 
-def table(runs: dict[str, dict]) -> str:
+def table(runs: dict[str, dict], leave_out: tuple[str, ...] = ()) -> str:
     """The runs as a Markdown table."""
-    return markdown([
-        {
+    rows = []
+    for name, m in runs.items():
+        told = handin.told(m)
+        row = {
             "run": name if m["dataset"] == "CIFAR-10" else f"{name}, {m['dataset']}",
-            "parameters": f"{m['params']:,}",
-            "mult-adds": f"{m['mult_adds'] / 1e6:.2f} M" if m["mult_adds"] else "-",
-            "receptive field": " / ".join(map(str, m["receptive_field"].values())) or "-",
-            "epochs": str(m["epochs"]),
-            "test accuracy": f"**{m['test_accuracy']:.2f} %**",
-            "published": _percent(m["published_test_accuracy"]),
-            "with flip TTA": _percent(m["test_accuracy_flip_tta"]),
-            "seeds": _seeds(m),
-            "training": f"{m['wall_seconds'] / 60:.1f} min, {m['precision']}",
+            "parameters": told["params"],
+            "mult-adds": told["mult_adds"],
+            "receptive field": told["receptive_field"],
+            "epochs": told["epochs"],
+            "test accuracy": told["accuracy"],
+            "published": told["published"],
+            "with flip TTA": f"{m['test_accuracy_flip_tta']:.2f} %",
+            "training": f"{told['minutes']} min, {m['precision']}",
             "device": m["device"] if m["processes"] == 1 else f"{m['processes']} x {m['device']}",
         }
-        for name, m in runs.items()
-    ])  # fmt: skip
+        rows.append({column: text for column, text in row.items() if column not in leave_out})
+    return markdown(rows)
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
@@ -48,21 +52,13 @@ def markdown(rows: list[dict[str, str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _percent(value: float | None) -> str:
-    return f"{value:.2f} %" if value else "-"
-
-
-def _seeds(metrics: dict) -> str:
-    mean, std, seeds = (metrics[k] for k in ("test_accuracy_mean", "test_accuracy_std", "seeds"))
-    alone = f"seed {metrics['seed']} alone"
-    return f"{mean:.2f} ± {std:.2f} ({len(seeds)} seeds)" if std is not None else alone
-
-
 def report(root: Path = ROOT) -> None:
-    """Write the table into results/README.md and, between its two markers, README.md."""
-    text = table(kept(root / "results"))
-    fill(root / "README.md", BEGIN, END, text)
-    write(root / "results" / "README.md", f"{INTRO}\n{text}\n")
+    """Write the tables and a page for each notebook into results/, and a table into README.md."""
+    runs = kept(root / "results")
+    for notebook in sorted({metrics["notebook"] for metrics in runs.values()}):
+        handin.write_page(root / "results" / notebook)
+    fill(root / "README.md", BEGIN, END, table(runs, leave_out=DETAILS))
+    write(root / "results" / "README.md", f"{INTRO}\n{table(runs)}\n")
 
 
 def fill(file: Path, begin: str, end: str, text: str) -> None:

@@ -29,19 +29,26 @@ def range_test(
     with warnings.catch_warnings(action="ignore"):  # of widgets that are not wanted
         from torch_lr_finder import LRFinder
 
-    device = devices.accelerator().device
+    accelerator = devices.accelerator()
+    device, mixed = accelerator.device, accelerator.mixed_precision
     network = placed(copy.deepcopy(model), device)
     network.register_forward_pre_hook(lambda _, x: laid_out(data.normalise(*x), network))
     optimizer = make_optimizer(network, recipe)
     loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    mixed = torch.autocast(device.type, torch.bfloat16, enabled=devices.precision(device) == "bf16")
-    network.forward = mixed(network.forward)  # else in float32, as no loss is scaled here
     network.register_forward_hook(lambda *parts: parts[-1].float())
-    finder = LRFinder(network, optimizer, loss, device)
+    autocast = {"device_type": device.type, "enabled": mixed != "no"}
+    autocast |= {"dtype": torch.float16 if mixed == "fp16" else torch.bfloat16}
+    scaler = accelerator.scaler or torch.amp.GradScaler(device.type, enabled=False)
+    amp = {"amp_backend": "torch", "amp_config": autocast, "grad_scaler": scaler}
+    finder = LRFinder(network, optimizer, loss, device, **amp)
     sampler = BatchSampler(len(data.train_labels), recipe.batch_size, seed)
-    loader, bar = train_loader(data, transform, sampler), contextlib.redirect_stderr(io.StringIO())
-    used = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(used), contextlib.redirect_stdout(io.StringIO()), bar:
+    loader = train_loader(data, transform, sampler, devices.workers())
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(action="ignore"),  # of first steps that loss scaling skips
+    ):
         torch.manual_seed(seed)
         finder.range_test(loader, start_lr=1e-5, end_lr=1, num_iter=steps)
     return pd.DataFrame(finder.history).rename(columns={"lr": "learning_rate"})

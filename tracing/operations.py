@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from helpers.anatomy.calls import Call
-from helpers.anatomy.views import Pair, View, joined, met, over, padding, reading, sliding
+from tracing.calls import Call
+from tracing.views import Pair, View, joined, met, over, padding, reading, sliding
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
 """The layers of a network and what they see, read off the operations that it executes."""
 
+import contextlib
+import random
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,10 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.module_tracker import ModuleTracker
 
-from helpers.anatomy.calls import Call
-from helpers.anatomy.operations import Step, understood
-from helpers.anatomy.views import Pair, View, gates
-from helpers.networks import at_rest
+from tracing.calls import Call
+from tracing.operations import Step, understood
+from tracing.views import Pair, View, gates
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,22 @@ def watched(model: nn.Module, image_size: int = 32) -> "Watch":
     with at_rest(model), ModuleTracker() as tracker, Watch(images, tracker) as watch:
         model(images)
     return watch
+
+
+@contextlib.contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, without gradients; modes and random states come back."""
+    modes = {module: module.training for module in model.modules()}
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.eval()
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for module, training in modes.items():
+            module.training = training
 
 
 class Watch(TorchDispatchMode):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from helpers.anatomy.views import Pair, View
+from tracing.views import Pair, View
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""What holds on whatever device trains: here it is the CPU, and with `make gpu` it is the GPU."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from helpers import devices, evaluation
+from helpers.evaluation import predict
+from helpers.figures.grad_cam import grad_cam
+from helpers.images import data as data_module
+from helpers.images import transforms
+from helpers.models import MODELS, build
+from helpers.training.checkpoints import Checkpoint
+from helpers.training.loop import fit, set_seed
+from helpers.training.range_test import range_test
+from helpers.training.recipes import Recipe
+
+RECIPE = Recipe(epochs=2, batch_size=64, max_lr=0.1, peak_epoch=0.5, label_smoothing=0.1)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data_module.digits().first(512)
+
+
+@pytest.fixture
+def device():
+    return devices.accelerator().device
+
+
+@pytest.mark.parametrize("net", MODELS)
+def test_predictions_are_those_of_the_cpu(net, digits, device):
+    torch.manual_seed(0)
+    model, images = build(net), digits.test_images[:40]
+    expected = predict(copy.deepcopy(model), digits, images)
+    there = model.to(device, memory_format=torch.channels_last)
+    assert torch.allclose(predict(there, digits, images).cpu(), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_1x1_convolution_with_padding_stride_and_dilation_is_right_in_half_precision(
+    dtype, device
+):
+    """S9's, whose dilation does nothing: forward, and the gradients of maps and weights."""
+    torch.manual_seed(0)
+    maps, weights = torch.randn(8, 64, 32, 32), torch.randn(32, 64, 1, 1) / 8
+    options = {"stride": 2, "padding": 1, "dilation": 2}
+    found = {}
+    for where, kind in ((torch.device("cpu"), torch.float64), (device, dtype)):
+        given = [
+            tensor.to(where, kind).contiguous(memory_format=torch.channels_last).requires_grad_()
+            for tensor in (maps, weights)
+        ]
+        outcome = F.conv2d(*given, **options)
+        outcome.square().mean().backward()
+        found[kind] = [outcome, *(1e3 * tensor.grad.double() for tensor in given)]
+    for expected, got in zip(*found.values(), strict=True):
+        apart = (expected - got.double().cpu()).norm() / expected.norm()
+        assert apart < 0.02
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_training_learns_and_goes_on_from_a_checkpoint(optimizer, digits, tmp_path, capsys):
+    rate = 0.1 if optimizer == "SGD" else 0.003
+    recipe = Recipe(**{**vars(RECIPE), "optimizer": optimizer, "max_lr": rate})
+    transform = transforms.flip_shift_and_hole(digits.statistics[0])
+    checkpoint = Checkpoint(tmp_path / "run.pt", {"run": "s7_dropout"})
+    weights = []
+    for _ in range(2):
+        set_seed(0)
+        model = build("s7_dropout")
+        history = fit(model, digits, transform, recipe, checkpoint=checkpoint, workers=2)
+        weights.append([w.cpu() for w in model.state_dict().values()])
+    assert "Continuing after epoch 2 of 2" in capsys.readouterr().out
+    assert history.rows[-1]["train_loss"] < history.rows[0]["train_loss"]
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    logits = predict(model, digits, digits.test_images).cpu().numpy()
+    accuracy = evaluation.test_accuracy(logits, digits)
+    assert accuracy == pytest.approx(history.rows[-1]["test_accuracy"], abs=5)  # in its precision
+
+
+def test_the_range_test_finds_where_the_loss_falls(digits):
+    found = range_test(build("s7_dropout"), digits, None, RECIPE, steps=40)
+    assert np.isfinite(found["loss"]).all()
+    assert found["loss"].min() < 0.95 * found["loss"].iloc[0]
+
+
+def test_grad_cam_draws(digits, device):
+    model = build("s7_dropout").to(device).eval()
+    layer = next(name for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d))
+    drawn = grad_cam(model, layer, digits.test_images[:2], np.array([1, 2]), digits)
+    assert drawn.shape == (2, 32, 32, 3) and drawn.dtype == np.uint8
