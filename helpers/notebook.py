@@ -3,7 +3,10 @@
 Nothing heavy is imported before `set_up` has made sure, in Colab, that it is there.
 """
 
+import html
 import importlib.metadata
+import importlib.resources
+import inspect
 import io
 import logging
 import os
@@ -11,13 +14,17 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-from IPython.display import Image
+import PIL.Image
+from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
+from PIL import ImageOps
 
 from helpers.settings import FULL, ROOT, Settings
 
@@ -89,6 +96,31 @@ def show(figure: Figure, path: Path) -> Image:
     figure.savefig(picture, format="png")
     write(path, picture.getvalue())
     return Image(picture.getvalue())
+
+
+def listing(*parts: Callable | type) -> Markdown:
+    """The source of functions and classes as highlighted code."""
+    sources = (textwrap.dedent(inspect.getsource(part)).strip() for part in parts)
+    return Markdown("```python\n" + "\n\n\n".join(sources) + "\n```")
+
+
+def folded(headline: str, text: str) -> HTML:
+    """A long text under a line that opens and closes it."""
+    return HTML(f"<details><summary>{headline}</summary><pre>{html.escape(text)}</pre></details>")
+
+
+def picture(path: str = "") -> PIL.Image.Image:
+    """The middle square of a picture from a file, upright; without one, a photograph of a flower.
+
+    It ships with scikit-learn, and takes the place of a file that is no image, as a line then says.
+    """
+    flower = importlib.resources.files("sklearn.datasets.images") / "flower.jpg"
+    try:
+        image = ImageOps.exif_transpose(PIL.Image.open(path or flower)).convert("RGB")
+    except OSError as error:
+        print(f"{error}. A photograph of a flower takes its place; give a JPEG or PNG file.")
+        image = PIL.Image.open(flower)
+    return ImageOps.fit(image, [min(image.size)] * 2)
 
 
 def download(settings: Settings, dataset: str, notebook: str) -> None:

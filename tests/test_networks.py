@@ -114,7 +114,7 @@ def test_it_trains_goes_on_and_is_kept(style, digits, tmp_path, monkeypatch, cap
     settings = Settings(BRIEF, "digits", home=tmp_path)
     first = train(run, digits, settings)
     again = train(run, digits, settings)
-    assert "Continuing after epoch 1 of 1" in capsys.readouterr().out
+    assert "Nothing left to train after epoch 1 of 1" in capsys.readouterr().out
     assert again.history.rows == first.history.rows
     reused = results.load(first.folder, digits)
     assert reused.logits.tolist() == again.logits.tolist()

@@ -66,7 +66,7 @@ def test_pictures_are_png_and_the_file_is_small(notebook):
         for output in cell.outputs
         for kind in output.get("data", {})
     }
-    assert kinds <= {"text/plain", "text/html", "image/png"}
+    assert kinds <= {"text/plain", "text/html", "text/markdown", "image/png"}
     assert len(nbformat.writes(notebook)) < 2_000_000
 
 
@@ -117,13 +117,17 @@ def test_figures_shown_are_those_of_the_metrics(run):
     tables = html.unescape("".join(o.get("data", {}).get("text/html", "") for o in outputs))
     tables = re.sub(r"\s", "", tables)
     metrics = json.loads((ROOT / "results" / run / "metrics.json").read_text())
-    assert f"{metrics['net']}: {metrics['test_accuracy']:.2f} % of 10,000 test images" in printed
+    spread = metrics["test_accuracy_std"]
+    mean = f"{metrics['test_accuracy_mean']:.2f}" + (f" ± {spread:.2f}" if spread else "")
+    assert f"{metrics['net']}: {mean} % of 10,000 test images right" in printed
+    assert f"kept here, {metrics['seed']}: {metrics['test_accuracy']:.2f} %" in printed
     assert f"averaged in: {metrics['test_accuracy_flip_tta']:.2f} %" in printed
-    assert f"{metrics['wall_seconds'] / 60:.1f} minutes, seed {metrics['seed']}" in printed
-    assert f"{metrics['device']}, {metrics['precision']}" in printed
+    minutes, device = f"{metrics['wall_seconds'] / 60:.1f} minutes", metrics["device"]
+    assert f"{minutes} on {device}, {metrics['precision']}" in printed
     for row in metrics["requirements"]:
-        shown = "".join(f"<td>{row[key]}</td>" for key in ("demand", "measured", "passed"))
-        assert re.sub(r"\s", "", shown) in tables
+        mark = "✓ met" if row["passed"] else "✗ not met"
+        assert re.sub(r"\s", "", f"<th>{row['demand']}</th>") in tables
+        assert re.sub(r"\s", "", f"<td>{mark}: {row['measured']}</td>") in tables
 
 
 def nbval(path, tmp_path):

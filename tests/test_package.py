@@ -22,7 +22,7 @@ ORDER = [
     "evaluation",
     "training.recipes", "training.initialisation", "training.checkpoints", "training.loop",
     "training.range_test",
-    "figures.plots", "figures.grad_cam",
+    "figures.plots", "figures.fields", "figures.grad_cam",
     "runs.catalogue", "runs.results", "runs.conductor", "runs.verification", "runs.tables",
     "runs.handin",
     "notebook", "__main__",

@@ -251,7 +251,7 @@ def test_a_finished_run_is_not_trained_again(digits, tmp_path, capsys):
     model, history = trained(digits, checkpoint=checkpoint)
     capsys.readouterr()
     again, same = trained(digits, checkpoint=checkpoint)
-    assert "Continuing after epoch 3 of 3" in capsys.readouterr().out
+    assert "Nothing left to train after epoch 3 of 3" in capsys.readouterr().out
     assert same == history
     assert all(
         torch.equal(a, b)

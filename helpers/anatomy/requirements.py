@@ -28,6 +28,16 @@ def _judge(demands: dict[str, Check], subject: Network | dict) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["demand", "measured", "passed"])
 
 
+def side_by_side(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Judged demands in rows, a column for each network: a mark and a word, then what was found."""
+    words = {True: "✓ met", False: "✗ not met"}
+    columns = {
+        name: {x.demand: f"{words[x.passed]}: {x.measured}" for x in table.itertuples()}
+        for name, table in tables.items()
+    }
+    return pd.DataFrame(columns).rename_axis("demand").fillna("-")
+
+
 def figures(model: nn.Module, table: pd.DataFrame) -> dict[str, object]:
     """A network's row among those of a class: its sizes, then each demand, True where it passes."""
     before, including = receptive_field.receptive_field(watched(model).layers)

@@ -3,10 +3,14 @@
 import contextlib
 import copy
 import io
+import math
 
+import pandas as pd
 import torch
 import torchinfo
 import torchsummary
+
+from tracing.layers import layers
 
 
 def parameter_count(model: torch.nn.Module) -> int:
@@ -20,18 +24,34 @@ def _copy(model: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(model).cpu().float().eval()
 
 
-def torchinfo_table(model: torch.nn.Module) -> torchinfo.ModelStatistics:
-    """torchinfo's table for an image of 3x32x32, with kernels and mult-adds; print it."""
+def _statistics(model: torch.nn.Module) -> torchinfo.ModelStatistics:
     columns = ("input_size", "kernel_size", "output_size", "num_params", "trainable")
     image = torch.zeros(1, 3, 32, 32)  # given its size, torchinfo would draw a random one
-    return torchinfo.summary(
-        _copy(model), input_data=image, col_names=columns, device="cpu", verbose=0
-    )
+    options = {"col_names": columns, "col_width": 16, "device": "cpu", "verbose": 0}
+    return torchinfo.summary(_copy(model), input_data=image, **options)
+
+
+def torchinfo_table(model: torch.nn.Module) -> str:
+    """torchinfo's table for an image of 3x32x32, with kernels and mult-adds."""
+    return str(_statistics(model)).replace("(Units.MEGABYTES)", "(millions)")
 
 
 def mult_adds(model: torch.nn.Module) -> int:
     """Multiply-adds for one image of 3x32x32, as torchinfo counts them."""
-    return torchinfo_table(model).total_mult_adds
+    return _statistics(model).total_mult_adds
+
+
+def shares(model: torch.nn.Module) -> pd.DataFrame:
+    """Each layer's share of the parameters and of the multiply-adds, in %, by its name.
+
+    What they lack of 100 % is batch normalisation's.
+    """
+    rows = {}
+    for layer in layers(model):
+        own = sum(p.numel() for p in model.get_submodule(layer.module).parameters(recurse=False))
+        rows[layer.name] = [own, own * math.prod(layer.nout)]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["parameters", "multiply-adds"])
+    return 100 * table[table.any(axis=1)] / [parameter_count(model), mult_adds(model)]
 
 
 def layer_table(model: torch.nn.Module) -> str:

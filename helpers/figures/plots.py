@@ -4,28 +4,37 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from helpers.evaluation import confidence
 from helpers.training.loop import History
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito's palette for colour-blind readers
 
 
-def _figure(width: float, height: float, title: str, **grid):
+def emptyempty_figure(width: float, height: float, title: str, **grid):
+    """A white figure of that size in inches under a title, and its axes or grid of axes."""
     figure = Figure((width, height), dpi=100, layout="constrained", facecolor="white")
     figure.suptitle(title)
     return figure, figure.subplots(**grid)
 
 
-def class_counts(train: np.ndarray, test: np.ndarray, classes: Sequence[str], title: str) -> Figure:
-    """How many training and test images each class has, from labels (N,)."""
-    figure, axis = _figure(9, 4, title)
-    edges = np.arange(len(classes) + 1) - 0.5
-    _, _, parts = axis.hist([train, test], edges, color=[BLUE, ORANGE], label=["train", "test"])
-    for bars in parts:
-        axis.bar_label(bars, fontsize=7)
-    axis.set(xlabel="class", ylabel="images", xticks=range(len(classes)), xticklabels=classes)
-    figure.legend(loc="outside lower center", ncols=2)
+def empty_figure(width: float, height: float, title: str, **grid) -> tuple[Figure, Axes]:
+    """A white figure of so many inches under a title, and its axes or grid of axes."""
+    figure = Figure((width, height), dpi=100, layout="constrained", facecolor="white")
+    figure.suptitle(title)
+    return figure, figure.subplots(**grid)
+
+
+def bars(table: pd.DataFrame, unit: str, title: str) -> Figure:
+    """Horizontal bars: a group for each row, named by the index, and a colour for each column."""
+    figure, axis = empty_figure(9, 1.6 + 0.15 * table.size, title)
+    table.round(1).plot.barh(ax=axis, color=[BLUE, ORANGE], width=0.8, legend=table.shape[1] > 1)
+    for drawn in axis.containers:
+        axis.bar_label(drawn, fmt="{:,.4g}", padding=3, fontsize=7)
+    axis.set(xlabel=unit, xlim=(0, 1.1 * table.max(axis=None)))
+    axis.invert_yaxis()
     return figure
 
 
@@ -33,7 +42,7 @@ def gallery(images: np.ndarray, captions: Sequence[str], title: str, columns: in
     """Images (N, H, W, 3), uint8 or floats in [0, 1], in rows, each under its caption."""
     rows, side = -(-len(images) // columns), 9.5 / columns
     size = 9.5, 0.6 + rows * (side + (0.3 if any(captions) else 0))
-    figure, axes = _figure(*size, title, nrows=rows, ncols=columns, squeeze=False)
+    figure, axes = empty_figure(*size, title, nrows=rows, ncols=columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, caption in zip(axes.flat, images, captions, strict=False):
@@ -43,32 +52,27 @@ def gallery(images: np.ndarray, captions: Sequence[str], title: str, columns: in
 
 
 def curves(history: History, title: str) -> Figure:
-    """Loss and accuracy of every epoch, training and test."""
-    figure, axes = _figure(10, 4, title, ncols=2)
-    rows = pd.DataFrame(history.rows)
-    for axis, key, unit in zip(axes, ("loss", "accuracy"), ("cross-entropy", "%"), strict=True):
+    """Loss and accuracy of every epoch over the learning rate of every step, as it was applied."""
+    figure, axes = empty_figure(8, 8, title, nrows=3, sharex=True)
+    rows, rates = pd.DataFrame(history.rows), history.learning_rates
+    for axis, key, unit in zip(axes, ("accuracy", "loss"), ("%", "cross-entropy"), strict=False):
         for part, colour, style in (("train", BLUE, "o--"), ("test", ORANGE, "o-")):
             values = rows[f"{part}_{key}"]
             axis.plot(rows["epoch"], values, style, color=colour, markersize=3, label=part)
-        axis.set(xlabel="epoch", ylabel=f"{key} ({unit})", title=key.capitalize())
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
+        axis.set(ylabel=f"{key} ({unit})")
         axis.legend()
-    return figure
-
-
-def learning_rates(history: History, title: str) -> Figure:
-    """The learning rate of every optimizer step, as it was applied."""
-    figure, axis = _figure(8, 3, title)
-    axis.plot(range(1, len(history.learning_rates) + 1), history.learning_rates, color=BLUE)
-    axis.set(xlabel="optimizer step", ylabel="learning rate")
-    axis.grid(alpha=0.3)
+    steps = np.arange(1, len(rates) + 1)
+    axes[-1].plot(steps * len(rows) / len(rates), rates, color=BLUE)
+    axes[-1].set(xlabel="epoch", ylabel="learning rate")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    for axis in axes:
+        axis.grid(alpha=0.3)
     return figure
 
 
 def range_test(found: pd.DataFrame, bounds: Sequence[float], max_lr: float, title: str) -> Figure:
     """The loss of a range test over the learning rate, the bounds and the rate chosen."""
-    figure, axis = _figure(8, 3.5, title)
+    figure, axis = empty_figure(8, 3.5, title)
     axis.semilogx(found["learning_rate"], found["loss"], color=BLUE)
     axis.axvspan(*bounds, color=ORANGE, alpha=0.2, label="bounds")
     axis.axvline(max_lr, color=ORANGE, linestyle="--", label=f"max_lr {max_lr:.2g}")
@@ -78,16 +82,27 @@ def range_test(found: pd.DataFrame, bounds: Sequence[float], max_lr: float, titl
     return figure
 
 
-def class_accuracy(accuracies: dict[str, float], title: str) -> Figure:
-    """A bar for each class's accuracy in %, and the mean of all."""
-    figure, axis = _figure(8, 3.8, title)
-    bars = axis.barh(list(accuracies), list(accuracies.values()), color=BLUE)
-    axis.bar_label(bars, fmt="%.1f", padding=3)
-    mean = np.mean(list(accuracies.values()))
-    axis.axvline(mean, color=ORANGE, linestyle="--", label=f"mean {mean:.2f} %")
-    axis.set(xlabel="test accuracy (%)", ylabel="class", xlim=(0, 110))
-    axis.invert_yaxis()
-    figure.legend(loc="outside lower center")
+def reliability(labels: np.ndarray, logits: np.ndarray, title: str) -> Figure:
+    """How often predictions are right, by how sure they are, and the expected calibration error.
+
+    From labels (N,) and logits (N, 10); ten bins of confidence (C. Guo et al., arXiv:1706.04599).
+    """
+    from sklearn.calibration import CalibrationDisplay
+
+    figure, axis = empty_figure(6, 4.8, title)
+    sure, right = confidence(logits), logits.argmax(axis=1) == labels
+    options = {"ax": axis, "color": BLUE, "name": "accuracy", "ref_line": True}
+    found = CalibrationDisplay.from_predictions(right, sure, n_bins=10, **options)
+    bins = np.searchsorted(np.linspace(0, 1, 11)[1:-1], sure)  # as scikit-learn sorts them
+    shares = np.unique_counts(bins).counts / len(sure)
+    error = np.abs(found.prob_true - found.prob_pred) @ shares
+    axis.bar(found.prob_pred, shares, 0.03, color=ORANGE, alpha=0.5, label="share of the images")
+    axis.set(
+        xlabel="confidence",
+        ylabel="accuracy, share",
+        title=f"expected calibration error {error:.3f}",
+    )
+    axis.legend()
     return figure
 
 
@@ -95,7 +110,7 @@ def confusion(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str], ti
     """The confusion matrix of labels (N,) and logits (N, 10), in images, true classes in rows."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    figure, axis = _figure(7.5, 6.5, title)
+    figure, axis = empty_figure(7.5, 6.5, title)
     ConfusionMatrixDisplay.from_predictions(
         labels, logits.argmax(axis=1), labels=range(len(classes)), display_labels=classes,
         ax=axis, cmap="Blues", xticks_rotation=45, colorbar=False,

@@ -102,7 +102,7 @@ def flip_shift_scale_rotate_and_hole(mean: np.ndarray) -> A.Compose:
 
 
 def flip_shift_scale_rotate_and_rare_hole(mean: np.ndarray) -> A.Compose:
-    """The same with a hole in one image of four, for a network too small to learn them by heart."""
+    """S9: the same with a hole in one image of four."""
     steps = flip_shift_scale_rotate_and_hole(mean)
     steps[-1].p = 0.25
     return steps

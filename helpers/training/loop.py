@@ -88,7 +88,8 @@ def fit(
     history = _continue(checkpoint, parts, accelerator)
     if history.rows:
         lines = [epoch_line(row, recipe.epochs) for row in history.rows]
-        lines.append(f"Continuing after epoch {len(lines)} of {recipe.epochs}")
+        ahead = "Continuing" if len(lines) < recipe.epochs else "Nothing left to train"
+        lines.append(f"{ahead} after epoch {len(lines)} of {recipe.epochs}")
         accelerator.print(*lines, sep="\n")
     if len(history.rows) < recipe.epochs:
         _note_place(history, accelerator)

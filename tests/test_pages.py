@@ -1,0 +1,237 @@
+"""The pages as readers see them: what is shown fits, is explained, and says what the code says."""
+
+import json
+import re
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from helpers import models
+from helpers.figures.grad_cam import grad_cam
+from helpers.images import data
+from helpers.runs.catalogue import RUNS
+from helpers.settings import ROOT
+
+NAMES = ("S7", "S9", "S10", "ResNet18_GradCAM")
+PAGES = [*NAMES, *(f"solutions/{name}" for name in NAMES)]
+TERMS = ("epochs", "logits", "momentum", "label smoothing", "whitening", "identity initialisation")
+
+
+def read(name):
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def prose(name):
+    return "\n\n".join(cell.source for cell in read(name).cells if cell.cell_type == "markdown")
+
+
+def code(name, part):
+    """The source of the only code cell that contains a part."""
+    cells = [c.source for c in read(name).cells if c.cell_type == "code" and part in c.source]
+    assert len(cells) == 1, (part, len(cells))
+    return cells[0]
+
+
+def shown(name):
+    """Every output that is displayed, with its cell: kind and text."""
+    for cell in read(name).cells:
+        for output in cell.get("outputs", []):
+            found = output.get("data", {})
+            kinds = [k for k in ("text/html", "text/markdown", "image/png") if k in found]
+            kind = (kinds or ["text/plain"])[0]
+            yield cell, kind, output.get("text") or found.get(kind, "")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.digits().first(512)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_line_of_output_is_wider_than_the_page(name):
+    for cell, kind, text in shown(name):
+        if kind in ("text/plain", "text/markdown"):
+            assert max(map(len, text.splitlines()), default=0) <= 120, cell.id
+        if text.startswith("<details>"):
+            assert max(map(len, text.splitlines())) <= 120 + len("</pre></details>"), cell.id
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_output_is_longer_than_a_screen_unless_it_is_folded(name):
+    for cell, kind, text in shown(name):
+        if kind == "text/html" and not text.startswith("<details>"):
+            assert text.count("<tr") <= 60, cell.id
+        elif kind in ("text/plain", "text/markdown"):
+            assert len(text.splitlines()) <= 60, cell.id
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_code_is_shown_highlighted(name):
+    cells = [cell for cell in read(name).cells if cell.cell_type == "code"]
+    assert not [cell.id for cell in cells if "getsource" in cell.source]
+    for cell in cells:
+        if cell.source.startswith("listing("):
+            [output] = cell.outputs
+            assert output.data["text/markdown"].startswith("```python\n"), cell.id
+    if name in NAMES:
+        assert sum(cell.source.startswith("listing(") for cell in cells) >= 2
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_figure_has_a_caption(name):
+    cells = read(name).cells
+    for cell, after in zip(cells, [*cells[1:], None], strict=True):
+        drawn = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+        if cell.cell_type == "code" and (drawn or re.search(r"^show\(", cell.source, re.MULTILINE)):
+            assert after.cell_type == "markdown", cell.id
+            assert re.match(r"\*[^*].*[.?]\*", after.source, re.DOTALL), cell.id
+
+
+def test_terms_are_introduced_with_a_link_before_they_are_used():
+    text = prose("S7").lower()
+    for term in TERMS:
+        first = re.search(rf"\b{term}\b", text)
+        assert re.match(rf"{term}\]\(https://", text[first.start() :]), term
+        assert text[first.start() - 1] == "[", term
+    for name in NAMES[1:]:
+        assert "(S7.ipynb)" in prose(name).partition("## 1.")[0], name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_opens_with_what_is_new_and_a_picture_and_ends_with_your_own(name):
+    opening = read(name).cells[0].source
+    assert "**New here.**" in opening
+    [picture] = re.findall(r"!\[[^]]{20,}\]\(\.\./(results/[^)]+\.png)\)", opening)
+    assert (ROOT / picture).is_file()
+    headings = re.findall(r"^## (\d+)\. (.*)", prose(name), re.MULTILINE)
+    assert [int(number) for number, _ in headings] == list(range(1, len(headings) + 1))
+    assert headings[-1][1] == "Your own picture"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_between_pages_and_sections_lead_somewhere(name):
+    folder = ROOT / "notebooks"
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", prose(name)):
+        assert (folder / target).resolve().exists(), target
+    sections = [int(n) for n in re.findall(r"^## (\d+)\.", prose(name), re.MULTILINE)]
+    for number in re.findall(r"[Ss]ections? (\d+)", prose(name)):
+        assert int(number) in sections
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exercises_say_what_one_learns_and_are_solved(name):
+    text = prose(name).partition("Exercises")[2].partition("\n## ")[0]
+    assert f"(solutions/{name}.ipynb)" in text
+    exercises = re.split(r"^\d+\. ", text, flags=re.MULTILINE)[1:]
+    assert len(exercises) == 4
+    for exercise in exercises:
+        assert re.search(r"\*You\s+learn.*minutes.*\*", exercise, re.DOTALL), exercise
+    solved = re.findall(r"^## (\d)\. ", prose(f"solutions/{name}"), re.MULTILINE)
+    assert solved == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_there_is_one_table_of_our_networks_demands(name):
+    cells = [c.source for c in read(name).cells if c.cell_type == "code" and "own" not in c.id]
+    assert sum("requirements." in source for source in cells) == 1
+
+
+def test_grad_cam_by_hand_is_the_librarys(digits):
+    source = code("ResNet18_GradCAM", "def grad_cam_by_hand")
+    assert len(source.splitlines()) <= 16
+    scope = {"F": F, "nn": nn, "np": np, "torch": torch}
+    exec("import cv2\n" + source, scope)
+    torch.manual_seed(0)
+    model, image = models.build("compact").eval(), digits.test_images[:1]
+    model.fc.weight.data *= 1_000  # beside such gradients the library's epsilon is nothing
+    inputs = digits.normalise(torch.from_numpy(image).permute(0, 3, 1, 2))
+    for label in (0, 7):
+        by_hand = scope["grad_cam_by_hand"](model, "block4", inputs, label)
+        library = grad_cam(model, "block4", image, np.array([label]), digits)[0]
+        assert library.max() > 0.9
+        assert np.allclose(by_hand, library, atol=1e-5)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_the_loop_on_the_page_is_short_and_learns(digits, capsys, monkeypatch):
+    source = code("S7", "loss.backward()")
+    assert len(source.splitlines()) <= 15
+    tiny = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+    monkeypatch.setitem(models.MODELS, "s7", lambda: tiny)
+    scope = {"F": F, "np": np, "torch": torch, "models": models, "RUNS": RUNS, "images": digits}
+    for _ in range(3):  # three epochs of it
+        exec(source, scope | {"mean": digits.statistics[0]})
+    losses = [float(x) for x in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0] - 0.3
+    assert "(../helpers/training/loop.py)" in prose("S7")
+
+
+def test_kernels_read_what_s9_says(capsys):
+    scope = {"nn": nn, "np": np, "torch": torch, "s9": models.build("s9")}
+    exec(code("S9", "def pixels_read"), scope)
+    shares = [f"{every.mean():.0%}" for _, _, every in scope["read"].values()]
+    assert shares == ["100%", "100%", "100%", "100%", "25%", "100%", "25%", "100%"]
+    own, another = (dict(zip(scope["read"], grids, strict=True)) for grids in list(
+        zip(*scope["read"].values(), strict=True))[:2])  # fmt: skip
+    assert own["3x3"].sum() == another["3x3"].sum() == 9
+    assert own["3x3\ndepthwise"].sum() == 9
+    assert another["3x3\ndepthwise"].sum() == 0
+    rows, columns = np.nonzero(own["3x3\ndilation 2"])
+    assert sorted(set(np.diff(np.unique(rows)))) == sorted(set(np.diff(np.unique(columns)))) == [2]
+    assert "s9: 1x1, stride 2" in capsys.readouterr().out
+
+
+def test_s10s_stages_are_all_that_the_hand_in_lists(capsys):
+    scope = {"models": models, "torch": torch}
+    exec(code("S10", "layer 1, X + R1"), scope)
+    shapes = {name: tuple(output.shape) for name, output in scope["stages"].items()}
+    assert shapes["layer 1, X + R1"] == (1, 128, 16, 16)
+    assert shapes["layer 3, X + R2"] == (1, 512, 4, 4)
+    assert shapes["reshape before FC"] == (1, 512)
+    assert len(shapes) == 11
+    whole = scope["s10"](torch.zeros(1, 3, 32, 32))
+    assert torch.allclose(scope["stages"]["after FC"], whole)
+    capsys.readouterr()
+
+
+def test_s10s_exercise_with_sgd_has_a_rate_and_a_decay_of_its_own():
+    import dataclasses
+
+    s10 = dataclasses.replace(RUNS["S10/s10"], rate_bounds=None)
+    scope = {"dataclasses": dataclasses, "s10": s10, "reached": lambda **runs: runs}
+    exec(code("solutions/S10", 'name="S10/sgd"'), scope)
+    recipe = scope["sgd"].recipe
+    assert (recipe.optimizer, recipe.max_lr) == ("SGD", 0.4)
+    assert recipe.max_lr * recipe.weight_decay < 1e-3
+    assert scope["sgd"].rate_bounds is None
+    for said in ("weight decay of 5e-4", "rate_bounds=None"):
+        assert said in prose("S10")
+
+
+def test_what_s7_says_of_its_ablation_is_in_the_table(capsys):
+    scope = {"pd": pd, "np": np, "ROOT": ROOT}
+    exec(code("S7", "ablation.csv"), scope)
+    difference = scope["ablation"].set_index("name")["standard errors"]
+    assert difference.idxmin() == "usual random weights"
+    assert capsys.readouterr().out.rstrip().endswith("clearly different: usual random weights")
+
+
+def test_compact_is_slower_than_s9_for_fewer_multiply_adds_as_s9_says():
+    assert "compact` has fewer than `s9` and yet trains more slowly" in prose("S9")
+    for file in (ROOT / "results" / "benchmark").glob("*.json"):
+        measured = json.loads(file.read_text())
+        if "cpu" in measured["device"].lower() or "threads" in measured["device"]:
+            compact, s9 = (measured["networks"][name] for name in ("compact", "s9"))
+            assert compact["mult_adds"] < s9["mult_adds"]
+            assert compact["ours"]["images_per_second"] < s9["ours"]["images_per_second"]
+
+
+def test_exercises_on_resnet18s_mistakes_find_its_own():
+    sources = [c.source for c in read("ResNet18_GradCAM").cells if c.cell_type == "code"]
+    assert len(re.findall(r"^wrong = ", "\n".join(sources), re.MULTILINE)) == 1
