@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from benchmarks.ways import LOADERS
 from helpers.figures.plots import BLUE, ORANGE
 from helpers.runs.results import write as write_file
-from helpers.runs.tables import fill, markdown, rendered
 from helpers.settings import ROOT
+from upkeep.tables import fill, markdown, rendered
 
 BEGIN, END = "<!-- speed: made by `make report` -->", "<!-- end of speed -->"
 

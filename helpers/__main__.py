@@ -61,17 +61,16 @@ def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="As in 'S7'; or all.")] = None,
 ) -> None:
     """Execute notebooks from top to bottom, and say what was reached and where it lies."""
-    from helpers import notebook
     from helpers.images import data
-    from helpers.runs import tables
+    from upkeep import execution, tables
 
-    known = notebook.names()
+    known = execution.names()
     names = [one_of("notebook", name, known) for name in notebooks or known]
     settings = Settings.from_environment()
     # Else every notebook would ask the net for the data again.
     settings = dataclasses.replace(settings, dataset=data.load(settings).key)
     for name in names:
-        folder = notebook.execute(name, settings)
+        folder = execution.execute(name, settings)
     runs = {run: m for run, m in tables.kept(folder).items() if m["notebook"] in names}
     print(f"\n{tables.table(runs)}\n\nFigures, weights and metrics are in {folder}")
 
@@ -89,15 +88,14 @@ def check(
 
     The exit code is 0 where all demands are met, 1 where not, 2 where a network cannot be judged.
     """
-    import json
-
     import pandas as pd
 
     from helpers import models
     from helpers.anatomy import requirements
+    from helpers.runs import results
 
     one_of("notebook", notebook, requirements.DEMANDS)
-    metrics = json.loads((run / "metrics.json").read_text()) if run else None
+    metrics = results.metrics_of(run) if run else None
     code, rows = 0, []
     for network in networks:
         print(f"{network}, judged by the demands of {notebook}", flush=True)
@@ -141,7 +139,7 @@ def summary(
 def verify(tta: Annotated[bool, typer.Option("--tta", help="Mirror images too.")] = False) -> None:
     """Evaluate every kept network again, and compare with what its metrics.json says."""
     from helpers.images import data
-    from helpers.runs import verification
+    from upkeep import verification
 
     wrong = verification.verify(ROOT, data.cifar10(cifar10_root()), tta)
     print("\n".join(f"WRONG: {figure}" for figure in wrong) or "Everything holds.")
@@ -153,7 +151,7 @@ def report(
     run: Annotated[str | None, typer.Argument(help="As in 'S9/mine'; or all pages.")] = None,
 ) -> None:
     """Write the hand-in of one kept run, or the tables and hand-ins of all, into READMEs."""
-    from helpers.runs import handin, tables
+    from upkeep import handin, tables
 
     if run:
         print(handin.of_run(run))

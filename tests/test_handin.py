@@ -10,14 +10,13 @@ import torch
 from torch import nn
 
 from helpers.anatomy import receptive_field, summary
-from helpers.figures import plots
 from helpers.images import data as data_module
 from helpers.models import MODELS, build
-from helpers.runs import handin, tables
 from helpers.runs.catalogue import RUNS
 from helpers.runs.conductor import train
 from helpers.settings import ROOT, SMOKE, Settings
 from tracing.layers import layers
+from upkeep import handin, tables
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "results").glob("**/README.md"))]
 PAGES = [page for page in PAGES if not any(part.startswith("_") for part in page.parts)]
@@ -235,7 +234,7 @@ def test_our_own_runs_stand_first_and_in_the_order_of_the_list(home):
 
 
 def test_the_comparison_shows_every_run_and_hand_in_and_no_label_over_another():
-    figure = plots.comparison(list(KEPT.values()))
+    figure = tables.comparison(list(KEPT.values()))
     figure.canvas.draw()
     [axis] = figure.axes
     assert axis.get_xscale() == "log"

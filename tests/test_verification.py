@@ -9,11 +9,12 @@ import pytest
 from helpers.files import digest
 from helpers.images import data as data_module
 from helpers.models import build
-from helpers.runs import results, tables
+from helpers.runs import results
 from helpers.runs.catalogue import RUNS
 from helpers.runs.conductor import train
-from helpers.runs.verification import verify
 from helpers.settings import ROOT, SMOKE, Settings
+from upkeep import tables
+from upkeep.verification import verify
 
 
 @pytest.fixture(scope="module")

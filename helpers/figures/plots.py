@@ -13,13 +13,6 @@ from helpers.training.loop import History
 BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito's palette for colour-blind readers
 
 
-def emptyempty_figure(width: float, height: float, title: str, **grid):
-    """A white figure of that size in inches under a title, and its axes or grid of axes."""
-    figure = Figure((width, height), dpi=100, layout="constrained", facecolor="white")
-    figure.suptitle(title)
-    return figure, figure.subplots(**grid)
-
-
 def empty_figure(width: float, height: float, title: str, **grid) -> tuple[Figure, Axes]:
     """A white figure of so many inches under a title, and its axes or grid of axes."""
     figure = Figure((width, height), dpi=100, layout="constrained", facecolor="white")
@@ -116,27 +109,4 @@ def confusion(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str], ti
         ax=axis, cmap="Blues", xticks_rotation=45, colorbar=False,
     )  # fmt: skip
     axis.set(xlabel="predicted class", ylabel="true class")
-    return figure
-
-
-def comparison(runs: Sequence[dict]) -> Figure:
-    """Parameters and test accuracy of runs, given by their metrics, and of the hand-ins.
-
-    A line joins what was published for a network to what it reaches here; bars are the standard
-    deviation over seeds.
-    """
-    table = pd.DataFrame(runs)
-    keys = ["params", "test_accuracy_mean", "test_accuracy_std", "published_test_accuracy"]
-    params, mean, std, published = table[keys].astype(float).to_numpy().T
-    figure, axis = _figure(9, 4.6, "Test accuracy by number of parameters")
-    axis.vlines(params, published, mean, color="lightgrey", zorder=0)
-    axis.plot(params, published, "s", color=ORANGE, label="hand-in, as published")
-    axis.errorbar(params, mean, std, fmt="o", color=BLUE, capsize=3, label="trained here")
-    for net, of_net in table.groupby("net"):
-        place = of_net["params"].max(), of_net["test_accuracy_mean"].max()
-        axis.annotate(net, place, (0, 8), textcoords="offset points", ha="center")
-    axis.set(xlabel="parameters (log scale)", ylabel="test accuracy (%)", xscale="log")
-    axis.margins(0.08, 0.1)
-    axis.grid(alpha=0.3)
-    axis.legend(loc="lower right")
     return figure

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,15 +26,6 @@ from helpers.models import build
 from helpers.networks import placed
 from helpers.training.loop import History, epoch_line
 from tracing.layers import layers
-
-T = TypeVar("T")
-# What tables, pages and verification read of a run's metrics.
-NEEDED = (
-    "notebook", "net", "seed", "seeds", "epochs", "recipe", "params", "mult_adds", "dataset",
-    "receptive_field", "requirements", "test_images", "test_accuracy", "test_accuracy_mean",
-    "test_accuracy_std", "test_accuracy_flip_tta", "class_accuracy", "published_test_accuracy",
-    "train_images", "wall_seconds", "date", "device", "precision", "processes", "weights_sha256",
-)  # fmt: skip
 
 
 @dataclass
@@ -92,7 +83,7 @@ def described(model: nn.Module) -> dict[str, str]:
     return {name: table for name, table in made.items() if table is not None}
 
 
-def attempted(what: str, make: Callable[[], T]) -> T | None:
+def attempted(what: str, make: Callable) -> Any:
     """What `make` gives, or None and a line that says why not: no network is lost for a table."""
     try:
         return make()
@@ -163,17 +154,21 @@ def save(result: Result) -> None:
     write(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
 
 
-def metrics_of(folder: Path) -> dict:
+class Metrics(dict):
+    """What a run's `metrics.json` says."""
+
+    def __missing__(self, name: str) -> None:
+        """Say that the file is not whole."""
+        raise ValueError(f"metrics.json has no {name}: it is damaged, train the run again")
+
+
+def metrics_of(folder: Path) -> Metrics:
     """What a run's `metrics.json` says; ValueError where that is damaged."""
-    file = folder / "metrics.json"
     try:
-        metrics = json.loads(file.read_text())
-        missing = [name for name in NEEDED if name not in metrics]
+        return Metrics(json.loads((folder / "metrics.json").read_text()))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}): train the run again") from error
-    if missing:
-        raise ValueError(f"{file} is damaged, without {', '.join(missing)}: train the run again")
-    return metrics
+        problem = f"{folder / 'metrics.json'} is damaged ({error})"
+        raise ValueError(f"{problem}: train the run again") from error
 
 
 def weights_of(folder: Path, metrics: dict) -> bytes:

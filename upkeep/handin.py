@@ -4,8 +4,9 @@ from pathlib import Path
 
 from helpers.files import write
 from helpers.models import MODELS
-from helpers.runs import results, tables
+from helpers.runs import results
 from helpers.settings import ROOT
+from upkeep import tables
 
 
 def of_notebooks(root: Path = ROOT) -> None:

@@ -2,11 +2,14 @@
 
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 
-from helpers.figures import plots
+from helpers.figures.plots import BLUE, ORANGE, empty_figure
 from helpers.files import write
 from helpers.runs.catalogue import RUNS
 from helpers.runs.results import metrics_of
@@ -38,7 +41,7 @@ def markdown(rows: list[dict[str, str]]) -> str:
 def rendered(template: str, **content: object) -> str:
     """A page of the folder `templates/`, filled in."""
     environment = Environment(
-        loader=FileSystemLoader(ROOT / "templates"), undefined=StrictUndefined,
+        loader=FileSystemLoader(Path(__file__).with_name("templates")), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     text = environment.get_template(template).render(content)
@@ -53,8 +56,31 @@ def report(root: Path = ROOT) -> None:
     text = rendered("results.md.jinja", table=table(runs, wide=True), notebooks=notebooks)
     write(results / "README.md", text)
     picture = io.BytesIO()
-    plots.comparison(list(runs.values())).savefig(picture)
+    comparison(list(runs.values())).savefig(picture)
     write(results / "comparison.png", picture.getvalue())
+
+
+def comparison(runs: Sequence[dict]) -> Figure:
+    """Parameters and test accuracy of runs, given by their metrics, and of the hand-ins.
+
+    A line joins what was published for a network to what it reaches here; bars are the standard
+    deviation over seeds.
+    """
+    table = pd.DataFrame(runs)
+    keys = ["params", "test_accuracy_mean", "test_accuracy_std", "published_test_accuracy"]
+    params, mean, std, published = table[keys].astype(float).to_numpy().T
+    figure, axis = empty_figure(9, 4.6, "Test accuracy by number of parameters")
+    axis.vlines(params, published, mean, color="lightgrey", zorder=0)
+    axis.plot(params, published, "s", color=ORANGE, label="hand-in, as published")
+    axis.errorbar(params, mean, std, fmt="o", color=BLUE, capsize=3, label="trained here")
+    for net, of_net in table.groupby("net"):
+        place = of_net["params"].max(), of_net["test_accuracy_mean"].max()
+        axis.annotate(net, place, (0, 8), textcoords="offset points", ha="center")
+    axis.set(xlabel="parameters (log scale)", ylabel="test accuracy (%)", xscale="log")
+    axis.margins(0.08, 0.1)
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
+    return figure
 
 
 def fill(file: Path, begin: str, end: str, text: str) -> None:
