@@ -53,7 +53,7 @@ rehearse-colab: .venv-colab-$(COLAB)/.installed ## Run the notebooks (NOTEBOOKS=
 verify: .venv/.installed ## Evaluate the kept networks again and compare with their metrics
 	.venv/bin/python -m helpers verify
 
-report: .venv/.installed ## Write the tables of results and of the benchmark into the READMEs
+report: .venv/.installed ## Write README's tables, and the hand-ins and pages in results/
 	.venv/bin/python -m helpers report
 	.venv/bin/python -c 'from benchmarks import report; report.write()'
 
@@ -114,6 +114,7 @@ HASHES = --require-hashes
 		exit 1; \
 	}; \
 	echo "Setting up $(@D) with $$("$$python" --version): some gigabytes, a few minutes"; \
+	if [ -L $(@D) ]; then rm $(@D); fi; \
 	"$$python" -m venv --clear $(@D)
 	@{ $(@D)/bin/python -m pip install $(HASHES) --disable-pip-version-check \
 		--no-input --progress-bar off -r $< && : >$@; } | \

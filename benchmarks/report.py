@@ -1,4 +1,4 @@
-"""What a benchmark found, as tables for the README and as a figure."""
+"""What benchmarks found: a page of tables, one table for the README, and a figure each."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,11 @@ from matplotlib.figure import Figure
 
 from benchmarks.ways import LOADERS
 from helpers.figures.plots import BLUE, ORANGE
-from helpers.runs.tables import fill, markdown
+from helpers.runs.results import write as write_file
 from helpers.settings import ROOT
+from upkeep.tables import fill, markdown, rendered
 
-BEGIN, END = "<!-- speed: made by `make bench` -->", "<!-- end of speed -->"
+BEGIN, END = "<!-- speed: made by `make report` -->", "<!-- end of speed -->"
 
 
 def section(found: dict) -> str:
@@ -21,10 +22,9 @@ def section(found: dict) -> str:
         for what, speeds in found.get("growth of s7", {}).items()
     ]
     grown = ["Training images a second of `s7` by " + "; by ".join(growth) + "."] if growth else []
-    precision = found["precision"].replace("no", "float32")
     return "\n\n".join(
         [
-            f"### {found['device']}, {precision}, {found['instruction_set']}",
+            f"## {_setting(found)}",
             f"Measured on {found['date']} with PyTorch {found['versions']['torch']}: medians of "
             f"{found['repetitions']} repetitions of either way by turns; first steps, memory, "
             f"operators and `s7`'s other sizes once. The ceiling is "
@@ -37,6 +37,29 @@ def section(found: dict) -> str:
             *grown,
         ]
     )
+
+
+def _setting(found: dict) -> str:
+    precision = found["precision"].replace("no", "float32")
+    return ", ".join(filter(None, (found["device"], precision, found.get("instruction_set"))))
+
+
+def overview(benchmarks: list[dict]) -> str:
+    """Training images a second of each network, the hand-ins' way -> ours, a column a benchmark."""
+    nets = dict.fromkeys(net for found in benchmarks for net in found["networks"])
+    return markdown(
+        [
+            {"training images/s": f"`{net}`"} | {_setting(f): _both(net, f) for f in benchmarks}
+            for net in nets
+        ]
+    )
+
+
+def _both(net: str, found: dict) -> str:
+    if net not in found["networks"]:
+        return "-"
+    theirs, ours = (found["networks"][net][way]["images_per_second"] for way in ("theirs", "ours"))
+    return f"{theirs:,.0f} -> {ours:,.0f}, **{ours / theirs:.2f}x**"
 
 
 def _training(net: str, row: dict, ceiling: dict) -> dict[str, str]:
@@ -127,13 +150,11 @@ def figure(found: dict) -> Figure:
 
 
 def write(root: Path = ROOT) -> None:
-    """Write the figure of every benchmark kept, and all their tables into the README."""
-    files = sorted((root / "results" / "benchmark").glob("*.json"))
-    kept = {file: json.loads(file.read_text()) for file in files}
+    """Write the figure of every benchmark kept, the page of all, and their overview in README."""
+    folder = root / "results" / "benchmark"
+    kept = {file: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
     for file, found in kept.items():
         figure(found).savefig(file.with_suffix(".png"))
-    parts = [
-        f"{section(found)}\n\n![Training speed](results/benchmark/{file.stem}.png)"
-        for file, found in kept.items()
-    ]
-    fill(root / "README.md", BEGIN, END, "\n\n".join(parts))
+    sections = {file.stem: section(found) for file, found in kept.items()}
+    write_file(folder / "README.md", rendered("benchmark.md.jinja", sections=sections))
+    fill(root / "README.md", BEGIN, END, overview(list(kept.values())))

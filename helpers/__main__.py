@@ -1,6 +1,7 @@
 """The command line, `python -m helpers`: fetch the data, train, run notebooks, check and report."""
 
 import dataclasses
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -60,17 +61,16 @@ def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="As in 'S7'; or all.")] = None,
 ) -> None:
     """Execute notebooks from top to bottom, and say what was reached and where it lies."""
-    from helpers import notebook
     from helpers.images import data
-    from helpers.runs import tables
+    from upkeep import execution, tables
 
-    known = notebook.names()
+    known = execution.names()
     names = [one_of("notebook", name, known) for name in notebooks or known]
     settings = Settings.from_environment()
     # Else every notebook would ask the net for the data again.
     settings = dataclasses.replace(settings, dataset=data.load(settings).key)
     for name in names:
-        folder = notebook.execute(name, settings)
+        folder = execution.execute(name, settings)
     runs = {run: m for run, m in tables.kept(folder).items() if m["notebook"] in names}
     print(f"\n{tables.table(runs)}\n\nFigures, weights and metrics are in {folder}")
 
@@ -88,15 +88,14 @@ def check(
 
     The exit code is 0 where all demands are met, 1 where not, 2 where a network cannot be judged.
     """
-    import json
-
     import pandas as pd
 
     from helpers import models
     from helpers.anatomy import requirements
+    from helpers.runs import results
 
     one_of("notebook", notebook, requirements.DEMANDS)
-    metrics = json.loads((run / "metrics.json").read_text()) if run else None
+    metrics = results.metrics_of(run) if run else None
     code, rows = 0, []
     for network in networks:
         print(f"{network}, judged by the demands of {notebook}", flush=True)
@@ -140,7 +139,7 @@ def summary(
 def verify(tta: Annotated[bool, typer.Option("--tta", help="Mirror images too.")] = False) -> None:
     """Evaluate every kept network again, and compare with what its metrics.json says."""
     from helpers.images import data
-    from helpers.runs import verification
+    from upkeep import verification
 
     wrong = verification.verify(ROOT, data.cifar10(cifar10_root()), tta)
     print("\n".join(f"WRONG: {figure}" for figure in wrong) or "Everything holds.")
@@ -149,19 +148,27 @@ def verify(tta: Annotated[bool, typer.Option("--tta", help="Mirror images too.")
 
 @app.command()
 def report(
-    run: Annotated[str | None, typer.Argument(help="One, as in 'S9/mine'; or all.")] = None,
+    run: Annotated[str | None, typer.Argument(help="As in 'S9/mine'; or all pages.")] = None,
 ) -> None:
-    """Write the pages of all kept runs into results/, a table into README.md; or one run's page."""
-    from helpers.runs import handin, tables
+    """Write the hand-in of one kept run, or the tables and hand-ins of all, into READMEs."""
+    from upkeep import handin, tables
 
     if run:
-        print(f"Written: {handin.write_page(ROOT / 'results' / run)}")
+        print(handin.of_run(run))
     else:
         tables.report()
+        handin.of_notebooks()
+
+
+def _stop(number: int, _: object) -> None:
+    print("\nStopped. The same command goes on after the last whole epoch.", file=sys.stderr)
+    sys.exit(128 + number)  # as shells count
 
 
 def main() -> None:
     """Run the command line; what is wrong outside the code is one line, and exit code 1 or 2."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         app(prog_name="python -m helpers")
     except (ValueError, OSError, FloatingPointError) as error:

@@ -1,4 +1,4 @@
-"""What the notebooks need around the lesson: set-up, figures as files, execution, downloads.
+"""What the notebooks need around the lesson: set-up, figures as files, downloads.
 
 Nothing heavy is imported before `set_up` has made sure, in Colab, that it is there.
 """
@@ -8,15 +8,12 @@ import importlib.metadata
 import importlib.resources
 import inspect
 import io
-import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,14 +23,13 @@ from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
 from PIL import ImageOps
 
-from helpers.settings import FULL, ROOT, Settings
+from helpers.settings import ROOT, Settings
 
 IN_COLAB = "google.colab" in sys.modules
 # What Colab lacks. It is installed without dependencies, so that nothing Colab brings is replaced;
 # hence ttach, which grad-cam needs.
 NOT_IN_COLAB = ("grad-cam", "pooch", "torch-lr-finder", "torchinfo", "torchsummary", "ttach")
 DRIVE = Path("/content/drive")  # where Colab's own button mounts it too
-SILENCE_SECONDS = 20  # after which `execute` says that a notebook is still running
 
 
 def set_up(
@@ -90,7 +86,7 @@ def _install_missing() -> None:
 
 def show(figure: Figure, path: Path) -> Image:
     """Write a figure as a PNG file and return it for the notebook to show, the same picture."""
-    from helpers.runs.results import write
+    from helpers.files import write
 
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
@@ -131,52 +127,3 @@ def download(settings: Settings, dataset: str, notebook: str) -> None:
         from google.colab import files
 
         files.download(shutil.make_archive(str(ROOT / notebook), "zip", folder))
-
-
-def names() -> list[str]:
-    """The names of the notebooks."""
-    return sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-
-
-def execute(name: str, settings: Settings) -> Path:
-    """Run a notebook from top to bottom, showing its progress; return the folder of its results.
-
-    A line says that it is still running wherever its cells print nothing for SILENCE_SECONDS. Only
-    a full run on CIFAR-10 replaces `notebooks/name.ipynb`, and only if it ended well; every other
-    executed copy lies in that folder. Raises ChildProcessError where a cell fails.
-    """
-    import nbformat
-    import papermill
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    os.environ |= {"PROFILE": settings.profile.name, "DATASET": settings.dataset}
-    source, folder = ROOT / "notebooks" / f"{name}.ipynb", settings.results(settings.dataset)
-    executed = ROOT / "results" / "_running" / f"{name}.ipynb"
-    for place in (folder, executed.parent):
-        place.mkdir(parents=True, exist_ok=True)
-    options = {"kernel_name": "python3", "cwd": source.parent, "log_output": True}
-    options |= {"record_timing": False, "coalesce_streams": True, "progress_bar": False}
-    heard, over = threading.Event(), threading.Event()
-    logging.getLogger("papermill").filters = [lambda _: heard.set() or True]
-    threading.Thread(target=_watch, args=(heard, over), daemon=True).start()
-    try:
-        papermill.execute_notebook(source, executed, **options)
-    except papermill.PapermillExecutionError as error:
-        raise ChildProcessError(f"{error}\na cell failed; as far as it came: {executed}") from None
-    finally:
-        over.set()
-        heard.set()
-    content = nbformat.read(executed, as_version=4)
-    for part in (content, *content.cells):  # what differs from run to run for no reason
-        part.metadata.pop("papermill", None)
-        part.metadata.pop("execution", None)
-    nbformat.write(content, executed)
-    executed.replace(source if settings.profile is FULL else folder / source.name)
-    return folder
-
-
-def _watch(heard: threading.Event, over: threading.Event) -> None:
-    while not over.is_set():
-        if not heard.wait(SILENCE_SECONDS):
-            print(f"still running at {time.strftime('%H:%M:%S')}", flush=True)
-        heard.clear()

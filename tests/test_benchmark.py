@@ -1,6 +1,7 @@
-"""The benchmark measures both ways alike, and the README says what it measured."""
+"""The benchmark measures both ways alike, and its page says what it measured."""
 
 import json
+import shutil
 import time
 import types
 
@@ -195,7 +196,7 @@ def test_ratio_and_share_of_the_ceiling_are_what_they_are_called():
     text = report.section(found)
     assert "| `net` | 40 | 100 | **2.50x** | 6 | 50% | 10.0% | 50% |" in text
     assert "| `net` | 1,000 | 500 | 1,000 | 9 | 18 | 9 |" in text
-    assert text.startswith("### A, bf16, sm_90")
+    assert text.startswith("## A, bf16, sm_90")
     assert "| `net` | conv 75%, relu 12% | 67% |" in text  # half the ceiling in 3/4 of the time
     assert len(report.figure(found).axes) == 4
     del found["growth of s7"]  # as where another network was measured alone
@@ -203,12 +204,27 @@ def test_ratio_and_share_of_the_ceiling_are_what_they_are_called():
     assert text.startswith(report.section(found))
 
 
-def test_readme_says_what_was_measured():
-    readme = (ROOT / "README.md").read_text()
-    between = readme.split(report.BEGIN)[1].split(report.END)[0]
-    files = sorted((ROOT / "results" / "benchmark").glob("*.json"))
-    assert between.count("### ") == len(files)
+def test_readme_and_page_say_what_was_measured(tmp_path):
+    kept = ROOT / "results" / "benchmark"
+    shutil.copytree(kept, tmp_path / "results" / "benchmark")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    report.write(tmp_path)
+    for page in ("README.md", "results/benchmark/README.md"):
+        assert (tmp_path / page).read_text() == (ROOT / page).read_text(), "make report"
+    files = sorted(kept.glob("*.json"))
+    page = (kept / "README.md").read_text()
+    assert page.count("\n## ") == len(files)
     for file in files:
-        assert report.section(json.loads(file.read_text())) in between
-        assert f"results/benchmark/{file.stem}.png" in between
+        assert report.section(json.loads(file.read_text())) in page
+        assert f"]({file.stem}.png)" in page
         assert file.with_suffix(".png").is_file()
+
+
+def test_the_overview_has_a_column_for_each_benchmark_and_a_gap_for_what_was_not_measured():
+    row = {"theirs": {"images_per_second": 40.0}, "ours": {"images_per_second": 1100.0}}
+    first = {"device": "A", "precision": "no", "networks": {"s7": row, "s9": row}}
+    second = {"device": "B", "precision": "fp16", "instruction_set": "sm_75"}
+    table = report.overview([first, second | {"networks": {"s7": row}}]).splitlines()
+    assert table[0] == "| training images/s | A, float32 | B, fp16, sm_75 |"
+    assert table[2] == "| `s7` | 40 -> 1,100, **27.50x** | 40 -> 1,100, **27.50x** |"
+    assert table[3] == "| `s9` | 40 -> 1,100, **27.50x** | - |"

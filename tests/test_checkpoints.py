@@ -1,58 +1,132 @@
-"""Checkpoints: found again, never mixed up, set aside with a reason."""
+"""Checkpoints: found again, never mixed up, set aside with a reason, and sparing with room."""
+
+import errno
+import random
 
 import pytest
 import torch
 
 from helpers.training.checkpoints import Checkpoint
 
-MINE = {"run": "S7/s7", "seed": 0, "recipe": {"max_lr": 0.3}, "device": ["cpu", "bf16", 1]}
+MINE = {"run": "S7/s7", "seed": 0, "recipe": {"max_lr": 0.3}, "processes": 1}
 STATE = {"weights": torch.arange(5.0), "history": {"rows": [{"loss": 0.1 + 0.2}]}}
 
 
 @pytest.fixture
 def file(tmp_path):
     file = tmp_path / "S7" / "s7" / "seed-0.pt"
-    Checkpoint(file, MINE).save(STATE)
+    checkpoint = Checkpoint(file, MINE)
+    checkpoint.save({"epoch": 1})
+    checkpoint.save(STATE)
     return file
 
 
-def test_what_was_saved_last_comes_back_and_only_that_stays(file):
-    for number in (2, 10):
-        Checkpoint(file, MINE).save(STATE | {"epoch": number})
+def test_what_was_saved_last_comes_back(file):
+    checkpoint = Checkpoint(file, MINE)
+    checkpoint.load()
+    for number in (2, 10, 3):
+        checkpoint.save(STATE | {"epoch": number})
     loaded = Checkpoint(file, MINE).load()
     assert torch.equal(loaded["weights"], STATE["weights"])
     assert loaded["history"] == STATE["history"]
-    assert loaded["epoch"] == 10
-    assert list(file.parent.iterdir()) == [file]
+    assert loaded["epoch"] == 3
+    assert {path.name for path in file.parent.iterdir()} == {"seed-0.pt", "seed-0-2.pt"}
 
 
 def test_without_a_file_there_is_nothing_to_continue(tmp_path):
     assert Checkpoint(tmp_path / "seed-0.pt", MINE).load() is None
 
 
-def test_a_write_cut_short_is_not_taken_for_a_checkpoint(file):
-    file.with_suffix(".partial").write_bytes(b"half")
+def test_a_write_cut_short_leaves_the_one_before(file, capsys):
+    file.write_bytes(file.read_bytes()[:100])
     checkpoint = Checkpoint(file, MINE)
-    assert checkpoint.load() is not None
-    checkpoint.save({"epoch": 4})
-    assert checkpoint.load() == {"epoch": 4}
+    assert checkpoint.load() == {"epoch": 1}
+    assert "seed-0.pt is damaged and not used" in capsys.readouterr().out
+    checkpoint.save({"epoch": 2})
+    checkpoint.save({"epoch": 3})
+    assert checkpoint.load() == {"epoch": 3}
+    assert capsys.readouterr().out == ""
+
+
+def test_a_shorter_state_leaves_nothing_of_a_longer_one(file):
+    checkpoint = Checkpoint(file, MINE)
+    checkpoint.load()
+    for rows in (10_000, 10_000, 1, 2):
+        checkpoint.save({"rows": list(range(rows))})
+    assert checkpoint.load() == {"rows": [0, 1]}
+
+
+def test_every_flipped_byte_is_found(file):
+    whole, draw = file.read_bytes(), random.Random(0)
+    for place in [draw.randrange(len(whole)) for _ in range(40)]:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << draw.randrange(8)
+        file.write_bytes(flipped)
+        assert Checkpoint(file, MINE).load() == {"epoch": 1}
 
 
 def test_another_fingerprint_is_set_aside_and_the_difference_named(file, capsys):
     assert Checkpoint(file, MINE | {"recipe": {"max_lr": 0.1}}).load() is None
     assert "another recipe" in capsys.readouterr().out
     assert not file.exists()
-    assert torch.load(file.with_suffix(".aside"))["fingerprint"] == MINE
+    aside = file.with_suffix(".aside-1").rename(file)
+    assert torch.equal(Checkpoint(aside, MINE).load()["weights"], STATE["weights"])
+
+
+def test_what_is_set_aside_is_never_overwritten(file):
+    first = file.read_bytes()
+    for number in (1, 2, 3):
+        assert Checkpoint(file, MINE, resume=False).load() is None
+        assert file.with_suffix(f".aside-{number}").is_file()
+        assert not file.exists()
+        for epoch in (1, 2):
+            again = Checkpoint(file, MINE)
+            again.saved = epoch - 1
+            again.save({"epoch": number * 10 + epoch})
+    assert file.with_suffix(".aside-1").read_bytes() == first
 
 
 def test_a_fresh_start_sets_aside(file, capsys):
     assert Checkpoint(file, MINE, resume=False).load() is None
     assert "RESUME=0" in capsys.readouterr().out
-    assert file.with_suffix(".aside").is_file()
+    assert file.with_suffix(".aside-1").is_file()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
-def test_a_damaged_checkpoint_is_set_aside(file, capsys, content):
+def test_a_damaged_checkpoint_alone_is_set_aside(file, capsys, content):
+    file.with_stem("seed-0-2").unlink()
     file.write_bytes(file.read_bytes()[:-100] if content is None else content)
     assert Checkpoint(file, MINE).load() is None
-    assert "cannot be read" in capsys.readouterr().out
+    assert "no whole checkpoint is left" in capsys.readouterr().out
+    assert file.with_suffix(".aside-1").is_file()
+
+
+def test_a_full_disk_is_one_line_and_the_last_state_stays(file, monkeypatch):
+    checkpoint = Checkpoint(file, MINE)
+    checkpoint.load()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.open", full)
+    with pytest.raises(OSError, match=r"cannot be written: No space left .* MB are free$"):
+        checkpoint.save({"weights": torch.zeros(1_000_000)})
+    monkeypatch.undo()
+    assert torch.equal(Checkpoint(file, MINE).load()["weights"], STATE["weights"])
+
+
+def test_a_run_in_full_leaves_nothing_where_deleted_files_count(tmp_path, monkeypatch):
+    """As in Google Drive, whose trash keeps what is deleted or replaced by another file."""
+    trash = []
+
+    def thrown_away(path, *_):
+        trash.append(path)
+
+    for method in ("unlink", "replace", "rename"):
+        monkeypatch.setattr(f"pathlib.Path.{method}", thrown_away)
+    checkpoint = Checkpoint(tmp_path / "seed-0.pt", MINE)
+    for epoch in range(24):
+        checkpoint.save({"epoch": epoch, "weights": torch.zeros(100_000)})
+    assert not trash
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2 * 500_000
+    assert checkpoint.load()["epoch"] == 23

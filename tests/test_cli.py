@@ -53,6 +53,7 @@ def test_every_command_has_help(command):
         (["summary", "s8"], {}, "network=s8 is unknown; it is one of s7"),
         (["train", "S7/s8"], {}, "run=S7/s8 is unknown; it is one of S7/s7"),
         (["run", "S8"], {}, "notebook=S8 is unknown; it is one of"),
+        (["report", "S9/never"], {}, "run=S9/never: there is no "),
         (["train", "S7/s7"], {"PROFILE": "fast"}, "PROFILE=fast is unknown"),
         (["train", "S7/s7", "--seeds", "0"], {}, "Invalid value for '--seeds'"),
         (["fly"], {}, "No such command 'fly'"),

@@ -9,11 +9,12 @@ import pytest
 
 from helpers import notebook
 from helpers.settings import FULL, ROOT, SMOKE, Settings
+from upkeep import execution
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    monkeypatch.setattr(notebook, "ROOT", tmp_path)
+    monkeypatch.setattr(execution, "ROOT", tmp_path)
     for name in ("PROFILE", "DATASET"):
         monkeypatch.setenv(name, "")
     (tmp_path / "notebooks").mkdir()
@@ -32,7 +33,7 @@ PRINTING = "import os, time\nfor name in ('PROFILE', 'DATASET'):\n    print(os.e
 
 def test_a_short_run_leaves_the_notebook_alone_and_its_copy_aside(root, capsys):
     before = put(root, PRINTING)
-    folder = notebook.execute("N", Settings(SMOKE, "digits", home=root))
+    folder = execution.execute("N", Settings(SMOKE, "digits", home=root))
     assert folder == root / "results" / "_smoke-digits"
     assert (root / "notebooks" / "N.ipynb").read_bytes() == before
     [cell] = nbformat.read(folder / "N.ipynb", as_version=4).cells
@@ -44,12 +45,12 @@ def test_a_short_run_leaves_the_notebook_alone_and_its_copy_aside(root, capsys):
 def test_a_full_run_replaces_the_notebook_only_if_it_ends_well(root):
     full = Settings(FULL, "cifar10", home=root)
     put(root, PRINTING)
-    assert notebook.execute("N", full) == root / "results"
+    assert execution.execute("N", full) == root / "results"
     replaced = nbformat.read(root / "notebooks" / "N.ipynb", as_version=4)
     assert replaced.cells[0].outputs[0].text == "full\ncifar10\n"
     before = put(root, "print('well')", "raise ValueError('not well')")
     with pytest.raises(ChildProcessError, match=r"(?s)not well.*a cell failed; as far as it came"):
-        notebook.execute("N", full)
+        execution.execute("N", full)
     assert (root / "notebooks" / "N.ipynb").read_bytes() == before
     assert (root / "results" / "_running" / "N.ipynb").is_file()
 

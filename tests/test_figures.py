@@ -156,9 +156,9 @@ def test_demands_stand_side_by_side_with_a_mark_and_a_word():
     table = requirements.side_by_side(tables)
     assert list(table.index) == list(tables["s7"]["demand"])
     assert table.loc["three max poolings"].to_list() == [
-        "✓ met: pool1, pool2, pool3", "✗ not met: pool1, pool2",
+        "✓ passed: pool1, pool2, pool3", "✗ failed: pool1, pool2",
     ]  # fmt: skip
-    assert table.loc["< 1M parameters"].to_list() == ["✓ met: 439,808", "-"]
+    assert table.loc["< 1M parameters"].to_list() == ["✓ passed: 439,808", "-"]
     json.dumps(table.to_dict())
 
 

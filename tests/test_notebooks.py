@@ -125,7 +125,7 @@ def test_figures_shown_are_those_of_the_metrics(run):
     minutes, device = f"{metrics['wall_seconds'] / 60:.1f} minutes", metrics["device"]
     assert f"{minutes} on {device}, {metrics['precision']}" in printed
     for row in metrics["requirements"]:
-        mark = "✓ met" if row["passed"] else "✗ not met"
+        mark = "✓ passed" if row["passed"] else "✗ failed"
         assert re.sub(r"\s", "", f"<th>{row['demand']}</th>") in tables
         assert re.sub(r"\s", "", f"<td>{mark}: {row['measured']}</td>") in tables
 

@@ -9,12 +9,12 @@ import pytest
 
 from helpers.settings import ROOT
 
-PACKAGES = ("tracing", "helpers")
+PACKAGES = ("tracing", "helpers", "upkeep")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # From the ground up: a module imports from those before it only.
 ORDER = [
     "tracing.views", "tracing.calls", "tracing.operations", "tracing.layers",
-    "settings", "devices",
+    "settings", "files", "devices",
     "images.downloads", "images.data", "images.batches", "images.transforms",
     "networks", "models",
     "anatomy.receptive_field", "anatomy.summary", "anatomy.judges", "anatomy.demands",
@@ -23,9 +23,9 @@ ORDER = [
     "training.recipes", "training.initialisation", "training.checkpoints", "training.loop",
     "training.range_test",
     "figures.plots", "figures.fields", "figures.grad_cam",
-    "runs.catalogue", "runs.results", "runs.conductor", "runs.verification", "runs.handin",
-    "runs.tables",
-    "notebook", "__main__",
+    "runs.catalogue", "runs.results", "runs.conductor",
+    "notebook",
+    "upkeep.execution", "upkeep.verification", "upkeep.tables", "upkeep.handin", "__main__",
 ]  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def test_tracing_stands_on_its_own():
 def test_readme_lists_every_module():
     readme = (ROOT / "README.md").read_text()
     for path in [path for package in PACKAGES for path in (ROOT / package).rglob("*")]:
-        if not path.name.startswith("__") and path.parent.name != "models":
+        if not path.name.startswith("__") and path.parent.name not in ("models", "templates"):
             indent = " " * 2 * len(path.relative_to(ROOT).parent.parts)
             slash = "/" if path.is_dir() else ""
             assert re.search(rf"^{indent}{path.stem}{slash} ", readme, re.MULTILINE), path

@@ -30,7 +30,7 @@ def _judge(demands: dict[str, Check], subject: Network | dict) -> pd.DataFrame:
 
 def side_by_side(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Judged demands in rows, a column for each network: a mark and a word, then what was found."""
-    words = {True: "✓ met", False: "✗ not met"}
+    words = {True: "✓ passed", False: "✗ failed"}
     columns = {
         name: {x.demand: f"{words[x.passed]}: {x.measured}" for x in table.itertuples()}
         for name, table in tables.items()
@@ -41,10 +41,10 @@ def side_by_side(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def figures(model: nn.Module, table: pd.DataFrame) -> dict[str, object]:
     """A network's row among those of a class: its sizes, then each demand, True where it passes."""
     before, including = receptive_field.receptive_field(watched(model).layers)
-    sizes = {
+    return {
         "parameters": parameter_count(model),
         "receptive field before the global pooling": receptive_field.shown(before),
         "receptive field including it": receptive_field.shown(including),
         "demands met": f"{table['passed'].sum()} of {len(table)}",
+        **dict(zip(table["demand"], table["passed"], strict=True)),
     }
-    return sizes | dict(zip(table["demand"], table["passed"], strict=True))

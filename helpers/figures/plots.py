@@ -13,13 +13,6 @@ from helpers.training.loop import History
 BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito's palette for colour-blind readers
 
 
-def emptyempty_figure(width: float, height: float, title: str, **grid):
-    """A white figure of that size in inches under a title, and its axes or grid of axes."""
-    figure = Figure((width, height), dpi=100, layout="constrained", facecolor="white")
-    figure.suptitle(title)
-    return figure, figure.subplots(**grid)
-
-
 def empty_figure(width: float, height: float, title: str, **grid) -> tuple[Figure, Axes]:
     """A white figure of so many inches under a title, and its axes or grid of axes."""
     figure = Figure((width, height), dpi=100, layout="constrained", facecolor="white")

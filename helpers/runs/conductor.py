@@ -10,6 +10,7 @@ from accelerate import utils
 from torch import nn
 
 from helpers import devices
+from helpers.files import alone
 from helpers.images.data import ImageData
 from helpers.models import build
 from helpers.runs import results
@@ -55,7 +56,8 @@ def train(
     With several seeds, from `settings.seed` on, weights and figures are those of the first, and
     the accuracies of all stand beside them. A step takes so many `batches` of the recipe at once,
     at a rate as much higher: one for each of several processes, say. Raises FileNotFoundError
-    where there is nothing to reuse, ValueError where it is of other data.
+    where there is nothing to reuse, ValueError where it is of other data, BlockingIOError where
+    another process is training the same run.
     """
     name = run.name if batches == 1 else f"{run.name}_x{batches}"  # a run of its own
     folder = settings.results(data.key) / name
@@ -63,10 +65,22 @@ def train(
         places = [home / "results" / name for home in (settings.home, ROOT)]
         kept = next((place for place in places if (place / "metrics.json").is_file()), places[0])
         return replace(results.load(kept, data), folder=folder)
+    apart = alone(folder) if devices.processes().is_main_process else contextlib.nullcontext()
+    try:
+        with apart:
+            return _conducted(replace(run, name=name), data, settings, seeds, batches)
+    except KeyboardInterrupt:
+        print("Interrupted. Run the same again, and it goes on after the last whole epoch.")
+        raise
+
+
+def _conducted(
+    run: Run, data: ImageData, settings: Settings, seeds: int, batches: int
+) -> results.Result:
     run = with_found_rate(run, data, settings)[0] if run.rate_bounds else run
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     recipe = recipe.with_batch_size(recipe.batch_size * batches)
-    run = replace(run, name=name, recipe=recipe)
+    run, folder = replace(run, recipe=recipe), settings.results(data.key) / run.name
     accuracies = []
     for seed in reversed(range(settings.seed, settings.seed + seeds)):  # the first one last
         accelerator = devices.accelerator()  # a new one each, as loss scaling has a memory
@@ -108,13 +122,12 @@ def _train(
 
 
 def _fingerprint(run: Run, seed: int, model: nn.Module, data: ImageData) -> dict:
-    means, here = data.statistics[0], devices.processes()
     return {
         "network": _network(model),
-        "run": run.name, "seed": seed, "versions": results.versions(),
-        "transform": str(run.transform(means)), "recipe": asdict(run.recipe),
+        "run": run.name, "seed": seed,
+        "transform": str(run.transform(data.statistics[0])), "recipe": asdict(run.recipe),
         "data": [data.title, len(data.train_labels), float(data.train_images.mean())],
-        "device": [here.device.type, devices.precision(here.device), here.num_processes],
+        "processes": devices.processes().num_processes,
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,12 @@ from helpers import devices
 from helpers.anatomy import receptive_field, requirements, summary
 from helpers.anatomy.receptive_field import shown
 from helpers.evaluation import class_accuracy, predict, test_accuracy
+from helpers.files import digest, write
 from helpers.images.data import ImageData
 from helpers.models import build
 from helpers.networks import placed
 from helpers.training.loop import History, epoch_line
 from tracing.layers import layers
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -84,7 +83,7 @@ def described(model: nn.Module) -> dict[str, str]:
     return {name: table for name, table in made.items() if table is not None}
 
 
-def attempted(what: str, make: Callable[[], T]) -> T | None:
+def attempted(what: str, make: Callable) -> Any:
     """What `make` gives, or None and a line that says why not: no network is lost for a table."""
     try:
         return make()
@@ -104,7 +103,7 @@ def circumstances(history: History, data: ImageData, accelerator: Accelerator) -
         "images_per_second": float(rows["images_per_second"].median()),
         "date": datetime.date.today().isoformat(), "versions": versions(),
         "device": devices.describe(device), "device_type": device.type,
-        "processes": accelerator.num_processes,
+        "processes": accelerator.num_processes, "trained_on": history.trained_on,
         "precision": accelerator.mixed_precision.replace("no", "float32"),
         "steps": len(rates), "peak_epoch": (rates.index(max(rates)) + 1) * len(rows) / len(rates),
     }  # fmt: skip
@@ -140,25 +139,45 @@ def with_weights(net: str, weights: bytes) -> nn.Module:
     return placed(model, torch.device("cpu")).eval()
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file aside, then rename it, so that it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(path)
-
-
 def save(result: Result) -> None:
     """Write all files of a run into its folder; `metrics.json`, which speaks for them, last."""
     folder, metrics, rows = result.folder, result.metrics, result.history.rows
     rates = pd.Series(result.history.learning_rates, name="learning_rate")
-    write(folder / "model.safetensors", weight_bytes(result.model))
+    weights = weight_bytes(result.model)
+    metrics["weights_sha256"] = digest(weights)
+    write(folder / "model.safetensors", weights)
     write(folder / "history.csv", pd.DataFrame(rows).to_csv(index=False))
     write(folder / "learning_rate.csv", rates.to_csv(index_label="step"))
     write(folder / "log.txt", "".join(f"{epoch_line(row, len(rows))}\n" for row in rows))
     for name, table in described(result.model).items():
         write(folder / name, table)
     write(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+
+
+class Metrics(dict):
+    """What a run's `metrics.json` says."""
+
+    def __missing__(self, name: str) -> None:
+        """Say that the file is not whole."""
+        raise ValueError(f"metrics.json has no {name}: it is damaged, train the run again")
+
+
+def metrics_of(folder: Path) -> Metrics:
+    """What a run's `metrics.json` says; ValueError where that is damaged."""
+    try:
+        return Metrics(json.loads((folder / "metrics.json").read_text()))
+    except (ValueError, TypeError) as error:
+        problem = f"{folder / 'metrics.json'} is damaged ({error})"
+        raise ValueError(f"{problem}: train the run again") from error
+
+
+def weights_of(folder: Path, metrics: dict) -> bytes:
+    """The weights that a run kept; ValueError where they are not those that were measured."""
+    file = folder / "model.safetensors"
+    weights = file.read_bytes()
+    if digest(weights) != metrics["weights_sha256"]:
+        raise ValueError(f"{file} is not the file that metrics.json is about: train the run again")
+    return weights
 
 
 def load(folder: Path, data: ImageData) -> Result:
@@ -171,15 +190,16 @@ def load(folder: Path, data: ImageData) -> Result:
     if missing := [name for name in files if not (folder / name).is_file()]:
         names = ", ".join(missing)
         raise FileNotFoundError(f"REUSE=1: {folder} has no {names}: train it first, with REUSE=0")
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = metrics_of(folder)
     if metrics["dataset"] != data.title:
         raise ValueError(f"REUSE=1: {folder} is of {metrics['dataset']}, the data of {data.title}")
     tables = [pd.read_csv(folder / name) for name in files[1:3]]
-    history = History(tables[0].to_dict("records"), tables[1]["learning_rate"].to_list())
+    rows, rates = tables[0].to_dict("records"), tables[1]["learning_rate"].to_list()
+    history = History(rows, rates, metrics.get("trained_on", []))
     trained = "trained on {date} by {device} in {precision}, {wall_seconds:.0f} s, seed {seed}"
     print(f"REUSE=1: {trained.format(**metrics)}")
     print((folder / "log.txt").read_text(), end="")
-    model = with_weights(metrics["net"], (folder / "model.safetensors").read_bytes())
+    model = with_weights(metrics["net"], weights_of(folder, metrics))
     model = model.to(devices.processes().device)
     logits = predict(model, data, data.test_images).cpu().numpy()
     return Result(folder, model, history, metrics, logits, f"{metrics['net']} on {data.title}")

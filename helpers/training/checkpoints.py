@@ -1,42 +1,70 @@
 """Checkpoints that survive a kill at any moment, and are used by the run they belong to only."""
 
+import io
 from pathlib import Path
 
 import torch
 
+from helpers.files import cannot_write, digest
+
 
 class Checkpoint:
-    """The newest state of one run, in one file.
+    """The newest states of one run, in two files that are written in turn.
 
-    It is written beside that and renamed, so that there is always a whole one. `fingerprint` says
+    Each is written in place, which leaves nothing behind where deleted files count, as in Google
+    Drive; while one is written, the other is whole, and a checksum tells which. `fingerprint` says
     what makes the run what it is: a checkpoint of another is set aside, as is any with
     `resume=False`.
     """
 
     def __init__(self, file: Path, fingerprint: dict, resume: bool = True):
-        self.file, self.fingerprint, self.resume = file, fingerprint, resume
+        self.fingerprint, self.resume = fingerprint, resume
+        self.files, self.saved = (file, file.with_stem(f"{file.stem}-2")), 0
 
     def load(self) -> dict | None:
         """The state that a run of this fingerprint saved last, on the CPU, or None."""
-        if not self.file.exists():
-            return None
-        try:
-            content = torch.load(self.file, map_location="cpu", weights_only=True)
-            theirs, ours = content["fingerprint"], self.fingerprint
-        except Exception as error:  # a damaged file fails in many ways, all to one end
-            return self._set_aside(f"it cannot be read ({error})")
+        there, whole = [file for file in self.files if file.exists()], []
+        for file in there:
+            try:
+                whole.append(_read(file))
+            except Exception as error:  # a damaged file fails in many ways, all to one end
+                print(f"{file} is damaged and not used: {f'{error}'.splitlines()[0]}")
+        if not whole:
+            return self._set_aside("no whole checkpoint is left") if there else None
+        newest = max(whole, key=lambda content: content["saved"])
+        theirs, ours = newest["fingerprint"], self.fingerprint
         if other := [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]:
             return self._set_aside(f"it is of another {', another '.join(other)}")
-        return content["state"] if self.resume else self._set_aside("RESUME=0: a fresh start")
+        if not self.resume:
+            return self._set_aside("RESUME=0: a fresh start")
+        self.saved = newest["saved"]
+        return newest["state"]
 
     def save(self, state: dict) -> None:
-        """Save a state of tensors and plain values in place of the one before."""
-        partial = self.file.with_suffix(".partial")
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"fingerprint": self.fingerprint, "state": state}, partial)
-        partial.replace(self.file)
+        """Save a state of tensors and plain values. OSError says what is in the way."""
+        self.saved += 1
+        file, buffer = self.files[self.saved % 2], io.BytesIO()
+        content = {"saved": self.saved, "fingerprint": self.fingerprint, "state": state}
+        torch.save(content, buffer)
+        content = buffer.getvalue()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("r+b" if file.exists() else "wb") as place:
+                place.write(digest(content).encode() + content)
+                place.truncate()
+        except OSError as error:
+            raise cannot_write(file, len(content), error) from error
 
     def _set_aside(self, why: str) -> None:
-        aside = self.file.with_suffix(".aside")
-        self.file.replace(aside)
-        print(f"Not continuing from {self.file}: {why}. It is now {aside.name}")
+        for file in filter(Path.exists, self.files):
+            number = 1 + len(list(file.parent.glob(f"{file.stem}.aside-*")))
+            file.replace(file.with_suffix(f".aside-{number}"))
+        print(f"Not continuing from {self.files[0]}: {why}. It lies beside it, as .aside-{number}")
+
+
+def _read(file: Path) -> dict:
+    content = file.read_bytes()
+    checksum, content = content[:64], content[64:]
+    if digest(content).encode() != checksum:
+        raise ValueError("it is not what was written")
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

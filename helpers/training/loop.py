@@ -28,11 +28,13 @@ class History:
     """What was measured while training: a row an epoch, and the learning rate of every step.
 
     Losses are plain cross-entropy, accuracies in %: those of training gathered while the weights
-    change, on augmented images; those of test with the weights that would be saved.
+    change, on augmented images; those of test with the weights that would be saved. `trained_on`
+    lists the devices, precisions and versions that took part.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)
+    trained_on: list[str] = field(default_factory=list)
 
 
 def epoch_line(row: dict[str, float], epochs: int, seconds_left: float | None = None) -> str:
@@ -89,6 +91,8 @@ def fit(
         ahead = "Continuing" if len(lines) < recipe.epochs else "Nothing left to train"
         lines.append(f"{ahead} after epoch {len(lines)} of {recipe.epochs}")
         accelerator.print(*lines, sep="\n")
+    if len(history.rows) < recipe.epochs:
+        _note_place(history, accelerator)
 
     # Where loss scaling skips the first step, the schedule is rightly stepped before the optimizer.
     warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
@@ -159,9 +163,18 @@ def _continue(checkpoint: Checkpoint | None, parts: dict, accelerator: Accelerat
     utils.broadcast_object_list(state)  # other hosts may not see the main one's disk
     if state[0] is None:
         return History()
-    for name, part in parts.items():
-        part.load_state_dict(state[0][name])
+    for name in parts.keys() & state[0].keys():  # loss scaling may be new, or needed no more
+        parts[name].load_state_dict(state[0][name])
     return History(**state[0]["history"])
+
+
+def _note_place(history: History, accelerator: Accelerator) -> None:
+    precision = accelerator.mixed_precision.replace("no", "float32")
+    here = f"{devices.describe(accelerator.device)}, {precision}, torch {torch.__version__}"
+    if history.trained_on and history.trained_on[-1] != here:
+        accelerator.print(f"So far on {history.trained_on[-1]}; from here on {here}")
+    if here not in history.trained_on[-1:]:
+        history.trained_on.append(here)
 
 
 def _test(network: nn.Module, data: ImageData, accelerator: Accelerator) -> torch.Tensor:

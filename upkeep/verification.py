@@ -1,6 +1,5 @@
 """Whether the kept networks are what their metrics.json files say, measured again."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -34,8 +33,8 @@ def verify(root: Path, data: ImageData, tta: bool = False) -> list[str]:
 
 
 def _compare(folder: Path, data: ImageData, tta: bool) -> pd.DataFrame:
-    stated = json.loads((folder / "metrics.json").read_text())
-    model = results.with_weights(stated["net"], (folder / "model.safetensors").read_bytes())
+    stated = results.metrics_of(folder)
+    model = results.with_weights(stated["net"], results.weights_of(folder, stated))
     measured, _ = results.measure(model.to(devices.accelerator().device), data, tta)
     wrong = {k: v for k, v in measured.items() if not _holds(k, stated[k], v)}
     measured["requirements"] = results.judged(model, stated | wrong)

@@ -1,0 +1,59 @@
+"""Writing files so that none is half there, and saying what is in the way."""
+
+import contextlib
+import getpass
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file aside, then rename it, so that it is never half there.
+
+    Raises OSError with the room that is needed and there is; what was written aside is gone then.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise cannot_write(path, len(content), error) from error
+
+
+def cannot_write(path: Path, size: int, error: OSError) -> OSError:
+    """An error that names the file, the reason, and the room in MB."""
+    folder = next(place for place in path.absolute().parents if place.exists())
+    room = f"it takes {size / 1e6:.1f} MB, {shutil.disk_usage(folder).free / 1e6:.1f} MB are free"
+    return OSError(f"{path} cannot be written: {error.strerror or error}; {room}")
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let nobody else on this machine work on a folder; a process that dies lets go of it.
+
+    Raises BlockingIOError where somebody does.
+    """
+    name = digest(f"{folder.absolute()} {getpass.getuser()}".encode())
+    lock = FileLock(Path(tempfile.gettempdir()) / f"cifar10-notebooks-{name[:16]}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        problem = f"another process is training the run in {folder}"
+        raise BlockingIOError(f"{problem}: wait until it is done, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def digest(content: bytes) -> str:
+    """The SHA-256 sum of some bytes."""
+    return hashlib.sha256(content).hexdigest()

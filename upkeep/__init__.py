@@ -1,0 +1,1 @@
+"""What keeps the series in shape: notebooks executed, kept results verified, pages written."""
