@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from helpers.figures.plots import BLUE, ORANGE, empty_figure
-from helpers.files import write
+from helpers.files import reading, write
 from helpers.runs.catalogue import RUNS
 from helpers.runs.results import metrics_of
 from helpers.settings import ROOT
@@ -19,11 +19,20 @@ BEGIN, END = "<!-- results: made by `make report` -->", "<!-- end of results -->
 
 
 def kept(results: Path) -> dict[str, dict]:
-    """The metrics of every run kept in the folder of results, by its name, "notebook/run"."""
+    """The metrics of every run kept in the folder of results, by its name, "notebook/run".
+
+    Raises ValueError, with the file's name, where one is damaged.
+    """
     files = sorted(results.glob("[!_]*/*/metrics.json"))
     folders = {"/".join(file.parts[-3:-1]): file.parent for file in files}
     order = [*RUNS, *folders]  # runs of one's own last
-    return {name: metrics_of(folders[name]) for name in sorted(folders, key=order.index)}
+    runs = {}
+    for name in sorted(folders, key=order.index):
+        runs[name] = metrics_of(folders[name])
+        with reading(folders[name] / "metrics.json"):  # each alone, so that it can be named
+            table({name: runs[name]}, wide=True)
+            comparison([runs[name]])
+    return runs
 
 
 def table(runs: dict[str, dict], wide: bool = False) -> str:
