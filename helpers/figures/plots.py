@@ -23,11 +23,13 @@ def empty_figure(width: float, height: float, title: str, **grid) -> tuple[Figur
 def bars(table: pd.DataFrame, unit: str, title: str) -> Figure:
     """Horizontal bars: a group for each row, named by the index, and a colour for each column."""
     figure, axis = empty_figure(9, 1.6 + 0.15 * table.size, title)
-    table.round(1).plot.barh(ax=axis, color=[BLUE, ORANGE], width=0.8, legend=table.shape[1] > 1)
+    table.round(1).plot.barh(ax=axis, color=[BLUE, ORANGE], width=0.8, legend=False)
     for drawn in axis.containers:
         axis.bar_label(drawn, fmt="{:,.4g}", padding=3, fontsize=7)
     axis.set(xlabel=unit, xlim=(0, 1.1 * table.max(axis=None)))
     axis.invert_yaxis()
+    if table.shape[1] > 1:
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
