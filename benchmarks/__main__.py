@@ -19,8 +19,8 @@ from benchmarks.ceiling import ceiling
 from benchmarks.ways import LOADERS, WAYS, evaluate, load, operators, start_as, train
 from helpers import devices
 from helpers.anatomy import summary
+from helpers.files import write
 from helpers.models import build
-from helpers.runs import results
 from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT
 
@@ -145,7 +145,7 @@ def main(root: Path = ROOT, nets: Iterable[str] = NETWORKS, sizes: Sizes | None 
         "precision": devices.precision(device),
         "instruction_set": instruction_set(device),
         "date": datetime.date.today().isoformat(),
-        "versions": results.versions(),
+        "versions": devices.versions(),
         "repetitions": sizes.repetitions,
         "networks": {},
     }
@@ -155,7 +155,7 @@ def main(root: Path = ROOT, nets: Iterable[str] = NETWORKS, sizes: Sizes | None 
         measured = about | network(NETWORKS[net], ceilings, sizes)
         found["networks"][net] = measured
         found["ceiling"] = sorted(ceilings, key=lambda found: found["flops"])[len(ceilings) // 2]
-        results.write(partly, json.dumps(found, indent=1) + "\n")
+        write(partly, json.dumps(found, indent=1) + "\n")
         theirs, ours = (measured[way]["images_per_second"] for way in WAYS)
         passed = f"after {(time.time() - started) / 60:.1f} min"
         print(
@@ -165,7 +165,7 @@ def main(root: Path = ROOT, nets: Iterable[str] = NETWORKS, sizes: Sizes | None 
     if "s7" in nets:
         found["growth of s7"] = growth("S7/s7", sizes)
     whole = root / "results/benchmark" / partly.name
-    results.write(whole, json.dumps(found, indent=1) + "\n")
+    write(whole, json.dumps(found, indent=1) + "\n")
     partly.unlink()
     return whole
 

@@ -1,11 +1,14 @@
 """The command line, `python -m helpers`: fetch the data, train, run notebooks, check and report."""
 
+import contextlib
 import dataclasses
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 import typer
 
 from helpers.settings import ROOT, Settings, cifar10_root, one_of
@@ -40,6 +43,7 @@ def train(
     processes (torchrun) share each batch, or with --scale take one each, at a higher rate.
     """
     from helpers import devices
+    from helpers.evaluation import test_accuracy
     from helpers.images import data
     from helpers.runs import conductor
     from helpers.runs.catalogue import RUNS
@@ -51,7 +55,7 @@ def train(
         images = data.load(settings, validation)
     batches = processes.num_processes if scale else 1
     result = conductor.train(chosen, images, settings, seeds, batches)
-    reached = f"{result.metrics['test_accuracy']:.2f} % of the test images right"
+    reached = f"{test_accuracy(result.logits, images):.2f} % of the test images right"
     processes.print(f"{reached}; {result.folder}")
     processes.destroy_process_group()
 
@@ -92,6 +96,7 @@ def check(
 
     from helpers import models
     from helpers.anatomy import requirements
+    from helpers.files import reading
     from helpers.runs import results
 
     one_of("notebook", notebook, requirements.DEMANDS)
@@ -107,8 +112,9 @@ def check(
             code = 2
             rows.append({"network": network, "error": str(error)})
             continue
-        if metrics:
-            table = pd.concat([table, requirements.of_run(notebook, metrics)])
+        if run:
+            with reading(run / "metrics.json"):
+                table = pd.concat([table, requirements.of_run(notebook, metrics)])
         code = max(code, int(not table["passed"].all()))
         rows.append({"network": network, **requirements.figures(model, table)})
         print(*(f"  {name}: {value}" for name, value in list(rows[-1].items())[1:5]), sep="\n")
@@ -161,8 +167,15 @@ def report(
 
 
 def _stop(number: int, _: object) -> None:
-    print("\nStopped. The same command goes on after the last whole epoch.", file=sys.stderr)
-    sys.exit(128 + number)  # as shells count
+    # Ended at once, as by a kill, which all files survive: kernels and loaders first, without
+    # which the tear-down of libraries would end in tracebacks.
+    os.write(2, b"\nStopped. The same command goes on after the last whole epoch.\n")
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    with contextlib.suppress(RuntimeError):  # where something was just being written to it
+        sys.stdout.flush()
+    os._exit(128 + number)  # as shells count
 
 
 def main() -> None:
@@ -172,7 +185,7 @@ def main() -> None:
     try:
         app(prog_name="python -m helpers")
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", *f"{error}".split(), file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)  # 2: an argument or a variable
 
 

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+from importlib.metadata import version
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -21,6 +22,12 @@ def precision(device: torch.device) -> str:
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
     features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "no"
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries on which a run's figures depend."""
+    names = ("torch", "torchvision", "albumentations", "numpy", "accelerate")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def processes() -> PartialState:

@@ -1,8 +1,8 @@
 """Writing files so that none is half there, and saying what is in the way."""
 
 import contextlib
-import getpass
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,14 +18,21 @@ def write(path: Path, content: str | bytes) -> None:
     """
     content = content.encode() if isinstance(content, str) else content
     partial = path.with_name(f".{path.name}.partial")
-    try:
+    with writing(path, len(content), torn=partial):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)
         partial.replace(path)
+
+
+@contextlib.contextmanager
+def writing(path: Path, size: int, torn: Path) -> Iterator[None]:
+    """Remove what is `torn` where writing fails; OSError then names the file, why, and the room."""
+    try:
+        yield
     except OSError as error:
         with contextlib.suppress(OSError):
-            partial.unlink()
-        raise cannot_write(path, len(content), error) from error
+            torn.unlink()
+        raise cannot_write(path, size, error) from error
 
 
 def cannot_write(path: Path, size: int, error: OSError) -> OSError:
@@ -35,13 +42,29 @@ def cannot_write(path: Path, size: int, error: OSError) -> OSError:
     return OSError(f"{path} cannot be written: {error.strerror or error}; {room}")
 
 
+class Damaged(ValueError):
+    """A file is not what was written."""
+
+
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Raise Damaged, with the name of the file, for whatever fails on what stands in it."""
+    try:
+        yield
+    except (OSError, Damaged):  # which say what they are about
+        raise
+    except Exception as error:  # damage has many faces
+        why = f"{type(error).__name__}: {error}"
+        raise Damaged(f"{file} is damaged ({why}): train the run again") from error
+
+
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Let nobody else on this machine work on a folder; a process that dies lets go of it.
 
     Raises BlockingIOError where somebody does.
     """
-    name = digest(f"{folder.absolute()} {getpass.getuser()}".encode())
+    name = digest(f"{folder.absolute()} {os.environ.get('USER')}".encode())
     lock = FileLock(Path(tempfile.gettempdir()) / f"cifar10-notebooks-{name[:16]}.lock")
     try:
         lock.acquire(timeout=0)

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import PIL.Image
+from IPython import get_ipython
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
 from PIL import ImageOps
@@ -43,6 +45,8 @@ def set_up(
     warnings.filterwarnings("ignore", message="IProgress not found")  # no widgets are wanted
     # Albumentations only warns of an argument that it does not know, then drops it.
     warnings.filterwarnings("error", message=r"Argument\(s\)")
+    if shell := get_ipython():
+        shell.set_custom_exc((OSError, FloatingPointError, KeyboardInterrupt), _without_traceback)
     home = ROOT
     if IN_COLAB:
         _install_missing()
@@ -57,11 +61,10 @@ def set_up(
     import torch
 
     from helpers import devices
-    from helpers.runs.results import versions
 
     pd.options.display.max_colwidth = None  # else what a table says is cut off
     device = devices.accelerator().device
-    print("  ".join(f"{name} {version}" for name, version in versions().items()))
+    print("  ".join(f"{name} {version}" for name, version in devices.versions().items()))
     print(f"device: {devices.describe(device)}  precision: {devices.precision(device)}")
     if not torch.cuda.is_available():
         print("No GPU here. In Colab: Runtime > Change runtime type > T4 GPU. The CPU works too.")
@@ -71,6 +74,10 @@ def set_up(
     ahead = f"Training takes {amount}; after its first steps it says how long that is here."
     print("The runs kept in results/ take the place of training." if settings.reuse else ahead)
     return settings
+
+
+def _without_traceback(shell: InteractiveShell, *_: object, tb_offset: int | None) -> None:
+    shell.showtraceback(exception_only=True)  # of what no look at the code explains
 
 
 def _install_missing() -> None:

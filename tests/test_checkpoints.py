@@ -1,11 +1,15 @@
 """Checkpoints: found again, never mixed up, set aside with a reason, and sparing with room."""
 
 import errno
+import os
 import random
+import resource
+import sys
 
 import pytest
 import torch
 
+from helpers import files
 from helpers.training.checkpoints import Checkpoint
 
 MINE = {"run": "S7/s7", "seed": 0, "recipe": {"max_lr": 0.3}, "processes": 1}
@@ -86,6 +90,18 @@ def test_what_is_set_aside_is_never_overwritten(file):
     assert file.with_suffix(".aside-1").read_bytes() == first
 
 
+def test_a_number_is_free_for_both_files_of_a_pair(file):
+    """Also where some that were set aside are gone."""
+    pair = file, file.with_stem("seed-0-2")
+    earlier = pair[0].with_suffix(".aside-1"), pair[1].with_suffix(".aside-2")
+    for other in earlier:
+        other.write_text("kept")
+    contents = [each.read_bytes() for each in pair]
+    assert Checkpoint(file, MINE, resume=False).load() is None
+    assert [each.with_suffix(".aside-3").read_bytes() for each in pair] == contents
+    assert [other.read_text() for other in earlier] == ["kept", "kept"]
+
+
 def test_a_fresh_start_sets_aside(file, capsys):
     assert Checkpoint(file, MINE, resume=False).load() is None
     assert "RESUME=0" in capsys.readouterr().out
@@ -115,18 +131,54 @@ def test_a_full_disk_is_one_line_and_the_last_state_stays(file, monkeypatch):
     assert torch.equal(Checkpoint(file, MINE).load()["weights"], STATE["weights"])
 
 
-def test_a_run_in_full_leaves_nothing_where_deleted_files_count(tmp_path, monkeypatch):
-    """As in Google Drive, whose trash keeps what is deleted or replaced by another file."""
-    trash = []
-
-    def thrown_away(path, *_):
-        trash.append(path)
-
-    for method in ("unlink", "replace", "rename"):
-        monkeypatch.setattr(f"pathlib.Path.{method}", thrown_away)
+def test_a_full_disk_leaves_nothing_torn_of_a_first_file(tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoint = Checkpoint(tmp_path / "seed-0.pt", MINE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))  # as if there were no more room
+    try:
+        with pytest.raises(OSError, match=r"cannot be written: File too large; it takes 4\.0 MB"):
+            checkpoint.save({"weights": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not list(tmp_path.iterdir())
+
+
+class Trash:
+    """As Google Drive's: what is deleted, emptied or replaced counts on, as large as it was."""
+
+    def __init__(self, drive):
+        self.drive, self.bytes, self.watches = str(drive), 0, True
+        sys.addaudithook(self.hears)  # of every call, by whatever library
+
+    def hears(self, event, args):
+        if not self.watches:
+            return
+        if event in ("os.remove", "os.truncate"):
+            self.throws(args[0])
+        elif event == "os.rename":
+            self.throws(args[1])
+        elif event == "open" and isinstance(args[2], int) and args[2] & os.O_TRUNC:
+            self.throws(args[0])
+
+    def throws(self, path):
+        if str(path).startswith(self.drive) and os.path.isfile(path):
+            self.bytes += os.path.getsize(path)
+
+
+def test_a_run_in_full_leaves_little_where_deleted_files_count(tmp_path):
+    """Checkpoints of 24 epochs, as those of `s10`: they alone are written more than once a run."""
+    trash = Trash(tmp_path)
+    checkpoint = Checkpoint(tmp_path / "seed-0.pt", MINE)
+    weights = {"weights": torch.zeros(100_000)}
     for epoch in range(24):
-        checkpoint.save({"epoch": epoch, "weights": torch.zeros(100_000)})
-    assert not trash
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2 * 500_000
+        checkpoint.save(weights | {"epoch": epoch})
+    there = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert 2 * 400_000 < there < 2 * 410_000
+    assert trash.bytes == 0
+    (tmp_path / "x").write_bytes(bytes(1000))
+    for _ in range(2):
+        files.write(tmp_path / "x", bytes(1000))
+    (tmp_path / "x").unlink()
+    trash.watches = False
+    assert trash.bytes == 3000, "the stand-in counts"
     assert checkpoint.load()["epoch"] == 23

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import pickle
+import resource
 import tarfile
 import threading
 import time
@@ -228,6 +229,25 @@ def test_no_source_is_a_clear_error_with_what_to_do(server, tmp_path):
         downloads.download_cifar10(tmp_path, server("truncated"))
     assert "truncated" in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_download_left_goes_with_the_next(server, tmp_path):
+    (tmp_path / ".download").mkdir()
+    (tmp_path / ".download" / "tmpabcdefgh").write_bytes(b"half")
+    downloads.download_cifar10(tmp_path, server("good"))
+    assert [path.name for path in tmp_path.iterdir()] == ["cifar-10-batches-py"]
+
+
+def test_a_full_disk_is_no_fault_of_the_sources(server, tmp_path, capsys):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))  # as if there were no more room
+    try:
+        with pytest.raises(OSError, match=r"py cannot be written: File too large; it takes 357"):
+            downloads.download_cifar10(tmp_path / "data", server("good", "good"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert "Given up" not in capsys.readouterr().out
 
 
 def test_sources_that_keep_silent_are_given_up(monkeypatch, tmp_path):

@@ -1,21 +1,29 @@
 """What a user or a disk can do to a run: one line, the exit code of its kind, nothing lost."""
 
+import contextlib
 import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
+import nbformat
+import psutil
 import pytest
+from accelerate.state import AcceleratorState
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from IPython.core.interactiveshell import InteractiveShell
 
 from helpers import __main__ as command_line
-from helpers import files
+from helpers import devices, files
 from helpers.images import data as data_module
+from helpers.images.batches import AugmentedImages
 from helpers.runs import conductor
 from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT, Profile, Settings
@@ -27,7 +35,9 @@ BRIEF = Profile("smoke", train_images=64, epochs=1)
 
 @pytest.fixture(scope="module")
 def digits():
-    return data_module.digits().first(64)
+    data = data_module.digits().first(64)
+    few = {"test_images": data.test_images[:40], "test_labels": data.test_labels[:40]}
+    return dataclasses.replace(data, **few)
 
 
 def started(home, *arguments):
@@ -38,23 +48,32 @@ def started(home, *arguments):
         "from helpers.__main__ import main\n"
         "main()"
     )
-    environment = {**os.environ, "PROFILE": "quick", "DATASET": "digits", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PROFILE": "smoke", "DATASET": "digits", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", code, str(home), *arguments],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_training_in_one_line(number, tmp_path):
+STOPPED = "Stopped. The same command goes on after the last whole epoch."
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_training_in_one_line(number, tmp_path, digits):
     home = tmp_path / "a folder with ä space"
     run = started(home, "train", "S7/s7_dropout")
     while not run.stdout.readline().startswith("epoch  1/"):
         assert run.poll() is None
+    under_way = files.alone(home / "results" / "_smoke-digits" / "S7" / "s7_dropout")
+    with pytest.raises(BlockingIOError, match=r"another process is training the run in .*s7_dr"):
+        under_way.__enter__()
     run.send_signal(number)
     _, error = run.communicate(timeout=60)
-    assert run.returncode == 128 + number
-    assert error.strip() == "Stopped. The same command goes on after the last whole epoch."
+    killed = number == signal.SIGKILL
+    assert run.returncode == (-number if killed else 128 + number)
+    assert error.strip() == ("" if killed else STOPPED)
+    with files.alone(home / "results" / "_smoke-digits" / "S7" / "s7_dropout"):
+        pass  # the dead hold no lock
 
 
 def test_a_run_that_is_under_way_is_not_started_twice(digits, tmp_path):
@@ -64,6 +83,84 @@ def test_a_run_that_is_under_way_is_not_started_twice(digits, tmp_path):
     with under_way, said:
         conductor.train(RUNS["S7/s7"], digits, brief)
     assert not list(tmp_path.rglob("*.pt"))
+
+
+KERNEL = """
+import sys, pathlib
+from upkeep import execution
+execution.ROOT = pathlib.Path(sys.argv[1])
+from helpers.__main__ import main
+from helpers.images import data
+data.load = lambda settings: data.digits()
+sys.argv[1:] = ["run", "N"]
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_kernel_outlives_the_command_that_runs_a_notebook(number, tmp_path):
+    content = nbformat.v4.new_notebook()
+    source = "import os, time\nprint('kernel', os.getpid(), flush=True)\ntime.sleep(600)"
+    content.cells = [nbformat.v4.new_code_cell(source)]
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(content, tmp_path / "notebooks" / "N.ipynb")
+    environment = {**os.environ, "PROFILE": "smoke", "DATASET": "digits"}
+    with subprocess.Popen(
+        [sys.executable, "-c", KERNEL, str(tmp_path)], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as run:  # fmt: skip
+        said = ""
+        while not said.startswith("kernel"):
+            said = run.stdout.readline()
+            assert run.poll() is None
+        run.send_signal(number)
+        _, error = run.communicate(timeout=60)
+    assert run.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    assert "Traceback" not in error
+    assert (STOPPED in error) == (number == signal.SIGTERM)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(said.split()[1])).wait(timeout=30)
+
+
+def test_a_killed_loader_is_said_and_the_same_run_goes_on(digits, tmp_path, monkeypatch):
+    here, load = os.getpid(), AugmentedImages.__getitems__
+
+    def killed(images, batch):
+        if os.getpid() != here and (tmp_path / "checkpoints").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load(images, batch)
+
+    monkeypatch.setattr(devices, "workers", lambda: 1)
+    twice = Settings(Profile("smoke", train_images=64, epochs=2), "digits", home=tmp_path)
+    monkeypatch.setattr(AugmentedImages, "__getitems__", killed)
+    began = time.monotonic()
+    with pytest.raises(ChildProcessError, match=r"loads images was killed.* Run the same again"):
+        conductor.train(RUNS["S7/s7_dropout"], digits, twice)
+    assert time.monotonic() - began < 30
+    monkeypatch.setattr(AugmentedImages, "__getitems__", load)
+    again = conductor.train(RUNS["S7/s7_dropout"], digits, twice)
+    whole = dataclasses.replace(twice, home=tmp_path / "whole")
+    never_killed = conductor.train(RUNS["S7/s7_dropout"], digits, whole)
+    assert again.metrics["weights_sha256"] == never_killed.metrics["weights_sha256"]
+
+
+@pytest.fixture
+def shell():
+    shell = InteractiveShell.instance()
+    yield shell
+    InteractiveShell.clear_instance()
+
+
+def test_a_notebook_shows_no_traceback_for_a_full_disk(shell, capsys):
+    shell.run_cell("from helpers import notebook\nnotebook.set_up('smoke', 'digits')")
+    capsys.readouterr()
+    cell = "try:\n    open('/none/x')\nexcept OSError as e:\n    raise OSError('disk full') from e"
+    assert not shell.run_cell(cell).success  # so that no further cell is run
+    said = capsys.readouterr().out
+    said = re.sub(r"\x1b\[[\d;]*m", "", said).split("\n")
+    assert [line for line in said if line][1:] == ["OSError: disk full"], "after a hint at %tb"
+    shell.run_cell("raise KeyError('of a student')")
+    assert "Traceback" in capsys.readouterr().out
 
 
 def test_an_interruption_says_that_the_same_cell_goes_on(digits, tmp_path, monkeypatch, capsys):
@@ -156,10 +253,19 @@ def test_reuse_names_weights_that_were_not_measured(digits, tmp_path):
         conductor.train(RUNS["S7/s7_dropout"], digits, dataclasses.replace(brief, reuse=True))
 
 
+@pytest.mark.parametrize("now", [{"device": "Tesla T4"}, {"numpy": "9.9"}, {"precision": "bf16"}])
 def test_another_device_precision_or_version_goes_on_and_says_so(
-    digits, tmp_path, monkeypatch, capsys
+    now, digits, tmp_path, monkeypatch, capsys
 ):
-    twice = Settings(Profile("smoke", epochs=2), "digits", home=tmp_path)
+    def here(**changed):
+        AcceleratorState._reset_state()
+        found = {"device": "CPU", "precision": "no", "numpy": "1"} | changed
+        monkeypatch.setattr(devices, "describe", lambda _: found["device"])
+        monkeypatch.setattr(devices, "precision", lambda _: found["precision"])
+        monkeypatch.setattr(devices, "versions", lambda: {"numpy": found["numpy"]})
+
+    here()
+    twice = Settings(Profile("smoke", train_images=64, epochs=2), "digits", home=tmp_path)
     fit = conductor.fit
 
     def cut_short(model, data, transform, recipe, **options):
@@ -172,12 +278,13 @@ def test_another_device_precision_or_version_goes_on_and_says_so(
     with pytest.raises(ZeroDivisionError):
         conductor.train(RUNS["S7/s7_dropout"], digits, twice)
     monkeypatch.setattr(conductor, "fit", fit)
-    monkeypatch.setattr("helpers.devices.describe", lambda device: "Tesla T4")
+    here(**now)
     capsys.readouterr()
     result = conductor.train(RUNS["S7/s7_dropout"], digits, twice)
     lines = capsys.readouterr().out.splitlines()
     assert "Continuing after epoch 1 of 2" in lines
-    [said] = [line for line in lines if line.startswith("So far on ")]
-    assert "; from here on Tesla T4, " in said
-    assert len(result.metrics["trained_on"]) == 2
-    assert result.metrics["trained_on"][1].startswith("Tesla T4, ")
+    [said] = [line for line in lines if line.startswith("Changed since the last checkpoint: ")]
+    before, after = result.metrics["trained_on"]
+    changed = [f"{name} {before[name]} -> {new}" for name, new in now.items()]
+    assert said.split(": ", 1)[1] == ", ".join(changed)
+    assert before | now == after

@@ -41,7 +41,9 @@ def execute(name: str, settings: Settings) -> Path:
     try:
         papermill.execute_notebook(source, executed, **options)
     except papermill.PapermillExecutionError as error:
-        raise ChildProcessError(f"{error}\na cell failed; as far as it came: {executed}") from None
+        print(error)
+        why = f"{error.ename}: {error.evalue}; as far as it came: {executed}"
+        raise ChildProcessError(f"a cell failed: {why}") from None
     finally:
         over.set()
         heard.set()

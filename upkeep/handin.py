@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from helpers.files import write
+from helpers.files import reading, write
 from helpers.models import MODELS
 from helpers.runs import results
 from helpers.settings import ROOT
@@ -12,6 +12,8 @@ from upkeep import tables
 def of_notebooks(root: Path = ROOT) -> None:
     """Write results/NOTEBOOK/README.md for every notebook with kept runs."""
     folders = [root / "results" / name for name in tables.kept(root / "results")]
+    for folder in folders:
+        _page_of(folder)  # so that a damaged one is named
     for home in {folder.parent for folder in folders}:
         runs = [folder for folder in folders if folder.parent == home]
         write(home / "README.md", page(home.name, runs))
@@ -26,8 +28,13 @@ def of_run(run: str, root: Path = ROOT) -> Path:
     if not (folder / "metrics.json").is_file():
         there = ", ".join(tables.kept(root / "results")) or "none"
         raise ValueError(f"run={run}: there is no {folder / 'metrics.json'}; kept runs: {there}")
-    write(folder / "README.md", page(run, [folder], alone=True))
+    write(folder / "README.md", _page_of(folder))
     return folder / "README.md"
+
+
+def _page_of(folder: Path) -> str:
+    with reading(folder):
+        return page("/".join(folder.parts[-2:]), [folder], alone=True)
 
 
 def page(title: str, folders: list[Path], alone: bool = False) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from helpers.figures.plots import BLUE, ORANGE, empty_figure
-from helpers.files import write
+from helpers.files import reading, write
 from helpers.runs.catalogue import RUNS
 from helpers.runs.results import metrics_of
 from helpers.settings import ROOT
@@ -19,11 +19,20 @@ BEGIN, END = "<!-- results: made by `make report` -->", "<!-- end of results -->
 
 
 def kept(results: Path) -> dict[str, dict]:
-    """The metrics of every run kept in the folder of results, by its name, "notebook/run"."""
+    """The metrics of every run kept in the folder of results, by its name, "notebook/run".
+
+    Raises ValueError, with the file's name, where one is damaged.
+    """
     files = sorted(results.glob("[!_]*/*/metrics.json"))
     folders = {"/".join(file.parts[-3:-1]): file.parent for file in files}
     order = [*RUNS, *folders]  # runs of one's own last
-    return {name: metrics_of(folders[name]) for name in sorted(folders, key=order.index)}
+    runs = {}
+    for name in sorted(folders, key=order.index):
+        runs[name] = metrics_of(folders[name])
+        with reading(folders[name] / "metrics.json"):  # each alone, so that it can be named
+            table({name: runs[name]}, wide=True)
+            comparison([runs[name]])
+    return runs
 
 
 def table(runs: dict[str, dict], wide: bool = False) -> str:
@@ -39,15 +48,12 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 
 def rendered(template: str, **content: object) -> str:
-    """A page of `templates/`, filled in; ValueError where a kept file lacks something."""
+    """A page of `templates/`, filled in."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    try:
-        text = environment.get_template(template).render(content)
-    except (TypeError, UndefinedError) as error:
-        raise ValueError(f"a kept file is damaged, train the run again: {error}") from error
+    text = environment.get_template(template).render(content)
     return re.sub(r"\n{3,}", "\n\n", text)  # what is left out leaves empty lines
 
 

@@ -67,4 +67,6 @@ def train_loader(
     dataset = AugmentedImages(data.train_images, data.train_labels, transform)
     options = {"batch_sampler": sampler, "collate_fn": tuple}  # the batches as they are
     options |= {"num_workers": workers, "persistent_workers": workers > 0}
+    # Else a loader that starts, after epoch 1 or as a run goes on, takes a number of dropout's.
+    options |= {"generator": torch.Generator()}
     return DataLoader(dataset, pin_memory=torch.cuda.is_available(), **options)

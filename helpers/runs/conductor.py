@@ -22,6 +22,8 @@ from helpers.training.loop import History, fit, set_seed
 from helpers.training.range_test import range_test, suggested
 from helpers.training.recipes import shortened
 
+GO_ON = "Run the same again, and it goes on after the last whole epoch."
+
 
 def initial(run: Run, data: ImageData, seed: int) -> nn.Module:
     """The network with the weights that its training starts from."""
@@ -56,8 +58,9 @@ def train(
     With several seeds, from `settings.seed` on, weights and figures are those of the first, and
     the accuracies of all stand beside them. A step takes so many `batches` of the recipe at once,
     at a rate as much higher: one for each of several processes, say. Raises FileNotFoundError
-    where there is nothing to reuse, ValueError where it is of other data, BlockingIOError where
-    another process is training the same run.
+    where there is nothing to reuse, ValueError where it is damaged or of other data,
+    BlockingIOError where another process is training the same run, ChildProcessError where one
+    that loads images is lost.
     """
     name = run.name if batches == 1 else f"{run.name}_x{batches}"  # a run of its own
     folder = settings.results(data.key) / name
@@ -70,8 +73,13 @@ def train(
         with apart:
             return _conducted(replace(run, name=name), data, settings, seeds, batches)
     except KeyboardInterrupt:
-        print("Interrupted. Run the same again, and it goes on after the last whole epoch.")
+        print(f"Interrupted. {GO_ON}")
         raise
+    except RuntimeError as error:
+        if "DataLoader worker" not in f"{error}":
+            raise
+        problem = "a process that loads images was killed, or memory ran out"
+        raise ChildProcessError(f"{problem}. {GO_ON}") from error
 
 
 def _conducted(

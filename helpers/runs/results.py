@@ -2,10 +2,8 @@
 
 import datetime
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from helpers import devices
 from helpers.anatomy import receptive_field, requirements, summary
 from helpers.anatomy.receptive_field import shown
 from helpers.evaluation import class_accuracy, predict, test_accuracy
-from helpers.files import digest, write
+from helpers.files import digest, reading, write
 from helpers.images.data import ImageData
 from helpers.models import build
 from helpers.networks import placed
@@ -42,12 +40,6 @@ class Result:
     metrics: dict
     logits: np.ndarray
     title: str  # the network and the data, for figures
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the libraries on which a run's figures depend."""
-    names = ("torch", "torchvision", "albumentations", "numpy", "accelerate")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def measure(model: nn.Module, data: ImageData, tta: bool = True) -> tuple[dict, np.ndarray]:
@@ -101,7 +93,7 @@ def circumstances(history: History, data: ImageData, accelerator: Accelerator) -
         "train_accuracy": float(rows["train_accuracy"].iloc[-1]),
         "wall_seconds": float(rows["seconds"].sum()),
         "images_per_second": float(rows["images_per_second"].median()),
-        "date": datetime.date.today().isoformat(), "versions": versions(),
+        "date": datetime.date.today().isoformat(), "versions": devices.versions(),
         "device": devices.describe(device), "device_type": device.type,
         "processes": accelerator.num_processes, "trained_on": history.trained_on,
         "precision": accelerator.mixed_precision.replace("no", "float32"),
@@ -154,28 +146,17 @@ def save(result: Result) -> None:
     write(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
 
 
-class Metrics(dict):
-    """What a run's `metrics.json` says."""
-
-    def __missing__(self, name: str) -> None:
-        """Say that the file is not whole."""
-        raise ValueError(f"metrics.json has no {name}: it is damaged, train the run again")
-
-
-def metrics_of(folder: Path) -> Metrics:
+def metrics_of(folder: Path) -> dict:
     """What a run's `metrics.json` says; ValueError where that is damaged."""
-    try:
-        return Metrics(json.loads((folder / "metrics.json").read_text()))
-    except (ValueError, TypeError) as error:
-        problem = f"{folder / 'metrics.json'} is damaged ({error})"
-        raise ValueError(f"{problem}: train the run again") from error
+    with reading(folder / "metrics.json"):
+        return {**json.loads((folder / "metrics.json").read_text())}
 
 
 def weights_of(folder: Path, metrics: dict) -> bytes:
     """The weights that a run kept; ValueError where they are not those that were measured."""
     file = folder / "model.safetensors"
     weights = file.read_bytes()
-    if digest(weights) != metrics["weights_sha256"]:
+    if digest(weights) != metrics.get("weights_sha256"):
         raise ValueError(f"{file} is not the file that metrics.json is about: train the run again")
     return weights
 
@@ -184,22 +165,23 @@ def load(folder: Path, data: ImageData) -> Result:
     """A run that was trained earlier; prints where and when it was.
 
     Raises FileNotFoundError where the folder does not hold a whole run, ValueError where the run
-    is of other data.
+    is of other data or damaged.
     """
     files = ("metrics.json", "history.csv", "learning_rate.csv", "model.safetensors")
     if missing := [name for name in files if not (folder / name).is_file()]:
         names = ", ".join(missing)
         raise FileNotFoundError(f"REUSE=1: {folder} has no {names}: train it first, with REUSE=0")
     metrics = metrics_of(folder)
-    if metrics["dataset"] != data.title:
-        raise ValueError(f"REUSE=1: {folder} is of {metrics['dataset']}, the data of {data.title}")
-    tables = [pd.read_csv(folder / name) for name in files[1:3]]
-    rows, rates = tables[0].to_dict("records"), tables[1]["learning_rate"].to_list()
-    history = History(rows, rates, metrics.get("trained_on", []))
-    trained = "trained on {date} by {device} in {precision}, {wall_seconds:.0f} s, seed {seed}"
-    print(f"REUSE=1: {trained.format(**metrics)}")
-    print((folder / "log.txt").read_text(), end="")
-    model = with_weights(metrics["net"], weights_of(folder, metrics))
-    model = model.to(devices.processes().device)
+    if (dataset := metrics.get("dataset")) != data.title:
+        raise ValueError(f"REUSE=1: {folder} is of {dataset}, the data of {data.title}")
+    weights = weights_of(folder, metrics)
+    with reading(folder):
+        tables = [pd.read_csv(folder / name) for name in files[1:3]]
+        rows, rates = tables[0].to_dict("records"), tables[1]["learning_rate"].to_list()
+        history = History(rows, rates, metrics.get("trained_on", []))
+        trained = "trained on {date} by {device} in {precision}, {wall_seconds:.0f} s, seed {seed}"
+        print(f"REUSE=1: {trained.format(**metrics)}")
+        print((folder / "log.txt").read_text(), end="")
+        model = with_weights(metrics["net"], weights).to(devices.processes().device)
     logits = predict(model, data, data.test_images).cpu().numpy()
     return Result(folder, model, history, metrics, logits, f"{metrics['net']} on {data.title}")

@@ -1,11 +1,12 @@
 """Checkpoints that survive a kill at any moment, and are used by the run they belong to only."""
 
 import io
+import itertools
 from pathlib import Path
 
 import torch
 
-from helpers.files import cannot_write, digest
+from helpers.files import digest, writing
 
 
 class Checkpoint:
@@ -47,18 +48,20 @@ class Checkpoint:
         content = {"saved": self.saved, "fingerprint": self.fingerprint, "state": state}
         torch.save(content, buffer)
         content = buffer.getvalue()
-        try:
+        with writing(file, len(content), torn=file):
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("r+b" if file.exists() else "wb") as place:
                 place.write(digest(content).encode() + content)
                 place.truncate()
-        except OSError as error:
-            raise cannot_write(file, len(content), error) from error
 
     def _set_aside(self, why: str) -> None:
-        for file in filter(Path.exists, self.files):
-            number = 1 + len(list(file.parent.glob(f"{file.stem}.aside-*")))
-            file.replace(file.with_suffix(f".aside-{number}"))
+        for number in itertools.count(1):
+            aside = [file.with_suffix(f".aside-{number}") for file in self.files]
+            if not any(file.exists() for file in aside):
+                break
+        for file, place in zip(self.files, aside, strict=True):
+            if file.exists():
+                file.replace(place)
         print(f"Not continuing from {self.files[0]}: {why}. It lies beside it, as .aside-{number}")
 
 

@@ -29,12 +29,12 @@ class History:
 
     Losses are plain cross-entropy, accuracies in %: those of training gathered while the weights
     change, on augmented images; those of test with the weights that would be saved. `trained_on`
-    lists the devices, precisions and versions that took part.
+    lists the devices that took part, with precision and versions.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)
-    trained_on: list[str] = field(default_factory=list)
+    trained_on: list[dict[str, str]] = field(default_factory=list)
 
 
 def epoch_line(row: dict[str, float], epochs: int, seconds_left: float | None = None) -> str:
@@ -169,12 +169,14 @@ def _continue(checkpoint: Checkpoint | None, parts: dict, accelerator: Accelerat
 
 
 def _note_place(history: History, accelerator: Accelerator) -> None:
-    precision = accelerator.mixed_precision.replace("no", "float32")
-    here = f"{devices.describe(accelerator.device)}, {precision}, torch {torch.__version__}"
-    if history.trained_on and history.trained_on[-1] != here:
-        accelerator.print(f"So far on {history.trained_on[-1]}; from here on {here}")
-    if here not in history.trained_on[-1:]:
+    here = {"device": devices.describe(accelerator.device)}
+    here |= {"precision": accelerator.mixed_precision.replace("no", "float32")}
+    here |= devices.versions()
+    before = history.trained_on[-1] if history.trained_on else {}
+    if here != before:
         history.trained_on.append(here)
+    if changed := [f"{k} {before[k]} -> {here[k]}" for k in before if before[k] != here[k]]:
+        accelerator.print(f"Changed since the last checkpoint: {', '.join(changed)}")
 
 
 def _test(network: nn.Module, data: ImageData, accelerator: Accelerator) -> torch.Tensor:
