@@ -468,6 +468,18 @@ class Concatenates(Student):
         ), 16, head="conv")  # fmt: skip
 
 
+@verdict("S10", "PFFPFFPPP")
+class ConcatenatesToTheEnd(Student):
+    """The channels that are pooled see differently far."""
+
+    def __init__(self):
+        pool = nn.AvgPool2d(2)
+        super().__init__((
+            cbr(3, 16), Dense(16, 8), pool, Dense(32, 8), cbr(48, 16, 1), pool, Dense(16, 8),
+            pool, Dense(32, 8),
+        ), 48)  # fmt: skip
+
+
 @verdict("S10", "PPPPPPPPF")
 class TwoBranches(nn.Module):
     def __init__(self):

@@ -84,9 +84,12 @@ class View:
     @property
     def sizes(self) -> Pair:
         """Height and width of the maps, 1 where there is none, or none any more."""
-        dims, places = (self.side(0), self.side(1)), self.reach[1::2]
-        numbers = zip(places, dims, strict=True)
-        return tuple(len(p.unique()) if dim is None else p.shape[dim] for p, dim in numbers)
+        sides = []
+        for side, (back, ahead) in enumerate(zip(self.reach[::2], self.reach[1::2], strict=True)):
+            dim = self.side(side)
+            middles = ahead - back  # channels may see differently far around the same place
+            sides.append(len(middles.unique()) if dim is None else back.shape[dim])
+        return tuple(sides)
 
     def mixed(self, greatest: Mixing, like: Tensor) -> "View":
         """The view of a tensor that an operation made by mixing values."""
@@ -121,7 +124,7 @@ def stored(numbers: Tensor, like: Tensor) -> Tensor:
     So whatever views PyTorch makes of the one it makes of the other, and what is written through a
     view of the one is written through a view of the other.
     """
-    return torch.empty_strided(like.shape, like.stride()).copy_(numbers)
+    return torch.empty_like(like, dtype=torch.float32).copy_(numbers)
 
 
 def joined(views: Sequence[View], like: Tensor) -> View:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from matplotlib.figure import Figure
 
 from helpers.figures.plots import BLUE, ORANGE, empty_figure
@@ -39,12 +39,15 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 
 def rendered(template: str, **content: object) -> str:
-    """A page of the folder `templates/`, filled in."""
+    """A page of `templates/`, filled in; ValueError where a kept file lacks something."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    text = environment.get_template(template).render(content)
+    try:
+        text = environment.get_template(template).render(content)
+    except (TypeError, UndefinedError) as error:
+        raise ValueError(f"a kept file is damaged, train the run again: {error}") from error
     return re.sub(r"\n{3,}", "\n\n", text)  # what is left out leaves empty lines
 
 

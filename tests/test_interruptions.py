@@ -1,0 +1,183 @@
+"""What a user or a disk can do to a run: one line, the exit code of its kind, nothing lost."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helpers import __main__ as command_line
+from helpers import files
+from helpers.images import data as data_module
+from helpers.runs import conductor
+from helpers.runs.catalogue import RUNS
+from helpers.settings import ROOT, Profile, Settings
+from upkeep import handin
+
+OF_RUN = handin.of_run
+BRIEF = Profile("smoke", train_images=64, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data_module.digits().first(64)
+
+
+def started(home, *arguments):
+    code = (
+        "import sys, helpers.settings, pathlib\n"
+        "chosen = helpers.settings.Settings.from_environment.__func__\n"
+        "chosen.__defaults__ = 'auto', 'auto', pathlib.Path(sys.argv.pop(1)), False\n"
+        "from helpers.__main__ import main\n"
+        "main()"
+    )
+    environment = {**os.environ, "PROFILE": "quick", "DATASET": "digits", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(home), *arguments],
+        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_in_one_line(number, tmp_path):
+    home = tmp_path / "a folder with ä space"
+    run = started(home, "train", "S7/s7_dropout")
+    while not run.stdout.readline().startswith("epoch  1/"):
+        assert run.poll() is None
+    run.send_signal(number)
+    _, error = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert error.strip() == "Stopped. The same command goes on after the last whole epoch."
+
+
+def test_a_run_that_is_under_way_is_not_started_twice(digits, tmp_path):
+    brief = Settings(BRIEF, "digits", home=tmp_path)
+    under_way = files.alone(brief.results("digits") / "S7/s7")  # as by another process
+    said = pytest.raises(BlockingIOError, match=r"another process is training the run in .*s7")
+    with under_way, said:
+        conductor.train(RUNS["S7/s7"], digits, brief)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_an_interruption_says_that_the_same_cell_goes_on(digits, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conductor, "fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        conductor.train(RUNS["S7/s7"], digits, Settings(BRIEF, "digits", home=tmp_path))
+    assert "Run the same again, and it goes on" in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    file = tmp_path / "metrics.json"
+    files.write(file, "old")
+    write_bytes = type(file).write_bytes
+
+    def full(path, content):
+        write_bytes(path, content[:2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(file), "write_bytes", full)
+    expected = (
+        r"metrics\.json cannot be written: No space left on device; it takes 2\.0 MB, .* free$"
+    )
+    with pytest.raises(OSError, match=expected):
+        files.write(file, b"x" * 2_000_000)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    assert file.read_text() == "old"
+
+
+def test_a_folder_that_is_a_file_is_one_line(tmp_path):
+    (tmp_path / "S7").write_text("")
+    with pytest.raises(OSError, match=r"curves\.png cannot be written: "):
+        files.write(tmp_path / "S7" / "curves.png", b"")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    root = tmp_path_factory.mktemp("root")
+    source = ROOT / "results" / "S7" / "s7_dropout"
+    shutil.copytree(source, root / "results" / "S7" / "s7_dropout")
+    return root
+
+
+KEYS = list(json.loads((ROOT / "results/S7/s7_dropout/metrics.json").read_text()))
+DAMAGE = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from([b"[]", b"null", b"3", b'{"net": null}', b"{", b"\xff\xfe"]),
+    st.sampled_from(KEYS),  # a figure that is missing
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(damage=DAMAGE, command=st.sampled_from(["report", "check"]))
+def test_damaged_metrics_end_a_command_in_one_line(damage, command, kept, monkeypatch, capsys):
+    file = kept / "results" / "S7" / "s7_dropout" / "metrics.json"
+    whole = (ROOT / "results/S7/s7_dropout/metrics.json").read_text()
+    if isinstance(damage, str):
+        damage = json.dumps({k: v for k, v in json.loads(whole).items() if k != damage}).encode()
+    file.write_bytes(damage)
+    monkeypatch.setattr(handin, "of_run", lambda run: OF_RUN(run, kept))
+    arguments = {
+        "report": ["report", "S7/s7_dropout"],
+        "check": ["check", "S7", "missing.py:Net", "--run", str(file.parent)],
+    }[command]
+    monkeypatch.setattr(sys, "argv", ["helpers", *arguments])
+    monkeypatch.setattr(command_line.signal, "signal", lambda *_: None)
+    code = 0
+    try:
+        command_line.main()
+    except SystemExit as end:
+        code = end.code
+    error = capsys.readouterr().err
+    assert code in (0, 1, 2, None)
+    assert len(error.strip().splitlines()) == (1 if code else 0), error
+    assert "Traceback" not in error
+
+
+def test_reuse_names_weights_that_were_not_measured(digits, tmp_path):
+    brief = Settings(BRIEF, "digits", home=tmp_path)
+    folder = conductor.train(RUNS["S7/s7_dropout"], digits, brief).folder
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    shutil.copytree(
+        tmp_path / "results" / "_smoke-digits", tmp_path / "results", dirs_exist_ok=True
+    )
+    with pytest.raises(ValueError, match=r"model\.safetensors is not the file that metrics"):
+        conductor.train(RUNS["S7/s7_dropout"], digits, dataclasses.replace(brief, reuse=True))
+
+
+def test_another_device_precision_or_version_goes_on_and_says_so(
+    digits, tmp_path, monkeypatch, capsys
+):
+    twice = Settings(Profile("smoke", epochs=2), "digits", home=tmp_path)
+    fit = conductor.fit
+
+    def cut_short(model, data, transform, recipe, **options):
+        checkpoint = options["checkpoint"]
+        save = checkpoint.save
+        monkeypatch.setattr(checkpoint, "save", lambda state: (save(state), 1 / 0))
+        return fit(model, data, transform, recipe, **options)
+
+    monkeypatch.setattr(conductor, "fit", cut_short)
+    with pytest.raises(ZeroDivisionError):
+        conductor.train(RUNS["S7/s7_dropout"], digits, twice)
+    monkeypatch.setattr(conductor, "fit", fit)
+    monkeypatch.setattr("helpers.devices.describe", lambda device: "Tesla T4")
+    capsys.readouterr()
+    result = conductor.train(RUNS["S7/s7_dropout"], digits, twice)
+    lines = capsys.readouterr().out.splitlines()
+    assert "Continuing after epoch 1 of 2" in lines
+    [said] = [line for line in lines if line.startswith("So far on ")]
+    assert "; from here on Tesla T4, " in said
+    assert len(result.metrics["trained_on"]) == 2
+    assert result.metrics["trained_on"][1].startswith("Tesla T4, ")
