@@ -92,38 +92,9 @@ def check(
 
     The exit code is 0 where all demands are met, 1 where not, 2 where a network cannot be judged.
     """
-    import pandas as pd
+    from upkeep import grading
 
-    from helpers import models
-    from helpers.anatomy import requirements
-    from helpers.files import reading
-    from helpers.runs import results
-
-    one_of("notebook", notebook, requirements.DEMANDS)
-    metrics = results.metrics_of(run) if run else None
-    code, rows = 0, []
-    for network in networks:
-        print(f"{network}, judged by the demands of {notebook}", flush=True)
-        try:
-            model = models.build(network)
-            table = requirements.of_network(notebook, model)
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            code = 2
-            rows.append({"network": network, "error": str(error)})
-            continue
-        if run:
-            with reading(run / "metrics.json"):
-                table = pd.concat([table, requirements.of_run(notebook, metrics)])
-        code = max(code, int(not table["passed"].all()))
-        rows.append({"network": network, **requirements.figures(model, table)})
-        print(*(f"  {name}: {value}" for name, value in list(rows[-1].items())[1:5]), sep="\n")
-        for demand in table.itertuples():
-            mark = "passed" if demand.passed else "FAILED"
-            print(f"  {mark}  {demand.demand}: {demand.measured}")
-    if csv:
-        pd.DataFrame(rows, dtype=object).to_csv(csv, index=False)
-    sys.exit(code)
+    sys.exit(grading.grade(notebook, networks, run, csv))
 
 
 @app.command()

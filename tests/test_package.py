@@ -25,7 +25,8 @@ ORDER = [
     "figures.plots", "figures.fields", "figures.grad_cam",
     "runs.catalogue", "runs.results", "runs.conductor",
     "notebook",
-    "upkeep.execution", "upkeep.verification", "upkeep.tables", "upkeep.handin", "__main__",
+    "upkeep.execution", "upkeep.grading", "upkeep.verification", "upkeep.tables",
+    "upkeep.handin", "__main__",
 ]  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 import pandas as pd
 from torch import nn
 
-from helpers.anatomy import receptive_field
 from helpers.anatomy.demands import DEMANDS
 from helpers.anatomy.judges import Check, Network
 from helpers.anatomy.summary import parameter_count
@@ -36,15 +35,3 @@ def side_by_side(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         for name, table in tables.items()
     }
     return pd.DataFrame(columns).rename_axis("demand").fillna("-")
-
-
-def figures(model: nn.Module, table: pd.DataFrame) -> dict[str, object]:
-    """A network's row among those of a class: its sizes, then each demand, True where it passes."""
-    before, including = receptive_field.receptive_field(watched(model).layers)
-    return {
-        "parameters": parameter_count(model),
-        "receptive field before the global pooling": receptive_field.shown(before),
-        "receptive field including it": receptive_field.shown(including),
-        "demands met": f"{table['passed'].sum()} of {len(table)}",
-        **dict(zip(table["demand"], table["passed"], strict=True)),
-    }

@@ -1,0 +1,61 @@
+"""Networks of anybody's, judged by what an assignment demands: one after the other, as a class."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from helpers import models
+from helpers.anatomy import receptive_field, requirements
+from helpers.anatomy.summary import parameter_count
+from helpers.files import reading
+from helpers.runs import results
+from helpers.settings import one_of
+from tracing.layers import layers
+
+
+def grade(notebook: str, networks: list[str], run: Path | None, csv: Path | None) -> int:
+    """Judge networks, print each verdict, and write a row for each into `csv`; return exit code.
+
+    Networks are named as in `models.build`; the demands on a run are added from the metrics in the
+    folder `run`. The code is 0 where all demands are met, 1 where not, 2 where a network cannot be
+    judged. Raises ValueError for an unknown notebook or damaged metrics.
+    """
+    one_of("notebook", notebook, requirements.DEMANDS)
+    metrics = results.metrics_of(run) if run else None
+    code, rows = 0, []
+    for network in networks:
+        print(f"{network}, judged by the demands of {notebook}", flush=True)
+        try:
+            model = models.build(network)
+            table = requirements.of_network(notebook, model)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = 2
+            rows.append({"network": network, "error": str(error)})
+            continue
+        if run:
+            with reading(run / "metrics.json"):
+                table = pd.concat([table, requirements.of_run(notebook, metrics)])
+        code = max(code, int(not table["passed"].all()))
+        sizes = _sizes(model)
+        met = {"demands met": f"{table['passed'].sum()} of {len(table)}"}
+        verdicts = dict(zip(table["demand"], table["passed"], strict=True))
+        rows.append({"network": network, **sizes, **met, **verdicts})
+        print(*(f"  {name}: {value}" for name, value in (sizes | met).items()), sep="\n")
+        for demand in table.itertuples():
+            mark = "passed" if demand.passed else "FAILED"
+            print(f"  {mark}  {demand.demand}: {demand.measured}")
+    if csv:
+        pd.DataFrame(rows, dtype=object).to_csv(csv, index=False)
+    return code
+
+
+def _sizes(model: nn.Module) -> dict[str, object]:
+    before, including = receptive_field.receptive_field(layers(model))
+    return {
+        "parameters": parameter_count(model),
+        "receptive field before the global pooling": receptive_field.shown(before),
+        "receptive field including it": receptive_field.shown(including),
+    }
