@@ -96,7 +96,7 @@ def show(figure: Figure, path: Path) -> Image:
     from helpers.files import write
 
     picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    figure.savefig(picture, format="png", pil_kwargs={"optimize": True})
     write(path, picture.getvalue())
     return Image(picture.getvalue())
 

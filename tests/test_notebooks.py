@@ -147,7 +147,8 @@ def test_a_changed_table_is_found(tmp_path):
     """A copy with the set-up, the imports and one marked table: as stored, then tampered with."""
     original = nbformat.read(ROOT / "notebooks" / "S7.ipynb", as_version=4)
     cells = code_cells(original)
-    tables = [c for c in cells if "receptive_field.table(" in c.source or "summary." in c.source]
+    marked = [c for c in cells if MARK in c.metadata.get("tags", [])]
+    tables = [c for c in marked if "receptive_field.table(" in c.source or "summary." in c.source]
     original.cells = [*cells[:2], *tables[:2]]
     # Found from the repository's root, wherever the copy lies.
     original.cells[0].source = f"import sys\nsys.path.insert(0, {str(ROOT)!r})"

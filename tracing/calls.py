@@ -73,10 +73,12 @@ class Call:
         """
         found = []
         for side, other_side in ((2, 3), (3, 2)):
-            size = maps.shape[side]
-            probe = maps.new_zeros(size, *maps.shape[1:])
-            for place in range(size):
-                probe[place].select(side - 1, place).fill_(torch.nan)
-            reached = self.again({id(maps): probe})[0].isnan()
-            found.append(reached.any(dim=other_side).any(dim=1))
+            reached = []
+            for places in torch.arange(maps.shape[side]).split(8):  # all would take much memory
+                probe = maps.new_zeros(len(places), *maps.shape[1:])
+                for image, place in zip(probe, places, strict=True):
+                    image.select(side - 1, place).fill_(torch.nan)
+                after = self.again({id(maps): probe})[0].isnan()
+                reached.append(after.any(dim=other_side).any(dim=1))
+            found.append(torch.cat(reached))
         return found
