@@ -74,7 +74,7 @@ def test_training_learns_and_goes_on_from_a_checkpoint(optimizer, digits, tmp_pa
         model = build("s7_dropout")
         history = fit(model, digits, transform, recipe, checkpoint=checkpoint, workers=2)
         weights.append([w.cpu() for w in model.state_dict().values()])
-    assert "Continuing after epoch 2 of 2" in capsys.readouterr().out
+    assert "Nothing left to train after epoch 2 of 2" in capsys.readouterr().out
     assert history.rows[-1]["train_loss"] < history.rows[0]["train_loss"]
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
     logits = predict(model, digits, digits.test_images).cpu().numpy()
@@ -91,5 +91,5 @@ def test_the_range_test_finds_where_the_loss_falls(digits):
 def test_grad_cam_draws(digits, device):
     model = build("s7_dropout").to(device).eval()
     layer = next(name for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d))
-    drawn = grad_cam(model, layer, digits.test_images[:2], np.array([1, 2]), digits)
-    assert drawn.shape == (2, 32, 32, 3) and drawn.dtype == np.uint8
+    heat = grad_cam(model, layer, digits.test_images[:2], np.array([1, 2]), digits)
+    assert heat.shape == (2, 32, 32) and heat.dtype == np.float32

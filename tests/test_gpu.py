@@ -88,6 +88,7 @@ def gpu(monkeypatch):
         here = types.SimpleNamespace(device=CUDA)
         monkeypatch.setattr(devices, "processes", lambda: here)
         monkeypatch.setattr(devices, "workers", lambda: 0)
+        monkeypatch.setattr(devices, "describe", lambda _: "Tesla T4")
         monkeypatch.delenv("ACCELERATE_USE_CPU")
         state = {**vars(PartialState(cpu=True)), "device": CUDA}
         monkeypatch.setattr(PartialState, "_shared_state", state)

@@ -115,7 +115,7 @@ def test_a_lost_process_ends_the_run_clearly_and_the_same_command_goes_on(tmp_pa
     ) as run:  # fmt: skip
         while "epoch  1/2" not in run.stdout.readline():
             assert run.poll() is None, run.stderr.read()
-        checkpoint = ROOT / "checkpoints/smoke-digits-validation/S7/s7_dropout_x2/seed-1.pt"
+        checkpoint = ROOT / "checkpoints/smoke-digits-validation/S7/s7_dropout_x2/seed-1-2.pt"
         while not checkpoint.exists():
             time.sleep(0.01)
         children = subprocess.run(

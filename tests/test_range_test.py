@@ -95,6 +95,3 @@ def test_a_run_keeps_its_range_test_and_repeats_it_only_for_another_setting(
     assert len(seen) == 3
     conductor.with_found_rate(dataclasses.replace(other, transform=crop_and_hole), digits, settings)
     assert len(seen) == 4
-    monkeypatch.setattr(conductor.devices, "precision", lambda _: "fp16")
-    conductor.with_found_rate(dataclasses.replace(other, transform=crop_and_hole), digits, settings)
-    assert len(seen) == 5

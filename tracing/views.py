@@ -60,14 +60,16 @@ class View:
     def field(self) -> Pair:
         """Height and width in pixels of what the value with the widest view sees.
 
-        Views that leave the image count only where all do: between them and pixels inside one
-        cannot always say how far apart they are.
+        Those that leave the image may come out as much as a jump too wide, where neighbours are
+        not all equally far apart: then the widest that stays inside counts.
         """
         sides = []
-        for back, ahead, size in zip(self.reach[::2], self.reach[1::2], self.image, strict=True):
-            inside = (back <= 0) & (ahead < size)
-            seen = (back + ahead)[inside] if inside.any() else back + ahead
-            sides.append(int(seen.max().clamp(min=-1)) + 1)
+        for side, (back, ahead) in enumerate(zip(self.reach[::2], self.reach[1::2], strict=True)):
+            seen, inside = back + ahead, (back <= 0) & (ahead < self.image[side])
+            widest = seen.max().clamp(min=-1)
+            if inside.any() and widest - seen[inside].max() <= float(self.jump[side]):
+                widest = seen[inside].max().clamp(min=-1)
+            sides.append(int(widest) + 1)
         return tuple(sides)
 
     def dims(self, side: int) -> list[int]:
