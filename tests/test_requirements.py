@@ -169,6 +169,8 @@ def test_a_good_s9_run_passes():
         ({"params": 100_000}, ">= 87 %"),
         ({"device_type": "cpu"}, "GPU"),
         ({"hole": {"fill": [0.0, 0.0, 0.0]}}, "Albumentations"),
+        ({"hole": {"fill": 0}}, "Albumentations"),
+        ({"hole": {"fill": "random"}}, "Albumentations"),
         ({"hole": {"hole_width_range": [8, 16]}}, "Albumentations"),
         ({"hole": {"num_holes_range": [1, 2]}}, "Albumentations"),
         ({"augmentation": {"HorizontalFlip": {}}}, "Albumentations"),

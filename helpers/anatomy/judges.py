@@ -205,8 +205,9 @@ def augmented(*asked: str) -> Check:
         hole = steps.get("CoarseDropout", {})
         sizes = [*hole.get("hole_height_range", ()), *hole.get("hole_width_range", ())]
         one = [*hole.get("num_holes_range", ())] == [1, 1] and sizes == [16] * 4
-        filled = np.allclose(hole.get("fill", 0), mean, atol=0.5)
-        text = f"{', '.join(steps)}; hole filled with {list(hole.get('fill', []))}"
+        fill = np.array(hole.get("fill", [])).tolist()  # may be one number, or the name of a way
+        filled = not isinstance(fill, str) and np.allclose(fill or 0, mean, atol=0.5)
+        text = f"{', '.join(steps)}; hole filled with {fill}"
         return text, steps.keys() >= set(asked) and one and filled
 
     return check
