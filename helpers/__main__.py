@@ -1,17 +1,16 @@
 """The command line, `python -m helpers`: fetch the data, train, run notebooks, check and report."""
 
 import contextlib
-import dataclasses
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import psutil
 import typer
 
-from helpers.settings import ROOT, Settings, cifar10_root, one_of
+from helpers.settings import Settings, cifar10_root, one_of
+from upkeep import commands
 
 app = typer.Typer(
     help="CIFAR-10 notebooks: fetch the data, train, run the notebooks, check and report.",
@@ -45,7 +44,7 @@ def train(
     from helpers import devices
     from helpers.evaluation import test_accuracy
     from helpers.images import data
-    from helpers.runs import conductor
+    from helpers.runs import conductor, pace
     from helpers.runs.catalogue import RUNS
 
     chosen, settings = RUNS[one_of("run", run, RUNS)], Settings.from_environment()
@@ -53,88 +52,17 @@ def train(
     # One process downloads, or one on each host; the others find the data there.
     with processes.main_process_first(), processes.local_main_process_first():
         images = data.load(settings, validation)
+        images = pace.affordable(images, settings, run.split("/")[0])
     batches = processes.num_processes if scale else 1
     result = conductor.train(chosen, images, settings, seeds, batches)
-    reached = f"{test_accuracy(result.logits, images):.2f} % of the test images right"
+    reached = (
+        f"{test_accuracy(result.logits, images):.2f} % of {len(result.logits):,} test images right"
+    )
     processes.print(f"{reached}; {result.folder}")
     processes.destroy_process_group()
 
 
-@app.command()
-def run(
-    notebooks: Annotated[list[str] | None, typer.Argument(help="As in 'S7'; or all.")] = None,
-) -> None:
-    """Execute notebooks from top to bottom, and say what was reached and where it lies."""
-    from helpers.images import data
-    from upkeep import execution, tables
-
-    known = execution.names()
-    names = [one_of("notebook", name, known) for name in notebooks or known]
-    settings = Settings.from_environment()
-    # Else every notebook would ask the net for the data again.
-    settings = dataclasses.replace(settings, dataset=data.load(settings).key)
-    for name in names:
-        folder = execution.execute(name, settings)
-    runs = {run: m for run, m in tables.kept(folder).items() if m["notebook"] in names}
-    print(f"\n{tables.table(runs)}\n\nFigures, weights and metrics are in {folder}")
-
-
-@app.command()
-def check(
-    notebook: Annotated[str, typer.Argument(help="Whose demands, as in 'S9'.")],
-    networks: Annotated[list[str], typer.Argument(help="As in 's9' or 'my_network.py:Net'.")],
-    run: Annotated[
-        Path | None, typer.Option(help="Its run's folder: adds the demands on it.")
-    ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Also write a row for each network.")] = None,
-) -> None:
-    """Judge networks by what an assignment demands; a file of your own is imported for that.
-
-    The exit code is 0 where all demands are met, 1 where not, 2 where a network cannot be judged.
-    """
-    from upkeep import grading
-
-    sys.exit(grading.grade(notebook, networks, run, csv))
-
-
-@app.command()
-def summary(
-    net: Annotated[str, typer.Argument(help="Which, as in 's7' or 'my_network.py:Net'.")],
-) -> None:
-    """Print a network's layer table, mult-adds and receptive fields."""
-    from helpers import models
-    from helpers.anatomy import receptive_field, summary
-    from tracing.layers import layers
-
-    model = models.build(net)
-    print(summary.layer_table(model))
-    print(f"Mult-adds: {summary.mult_adds(model) / 1e6:,.2f} M\n")
-    print(receptive_field.table(layers(model)).to_string())
-
-
-@app.command()
-def verify(tta: Annotated[bool, typer.Option("--tta", help="Mirror images too.")] = False) -> None:
-    """Evaluate every kept network again, and compare with what its metrics.json says."""
-    from helpers.images import data
-    from upkeep import verification
-
-    wrong = verification.verify(ROOT, data.cifar10(cifar10_root()), tta)
-    print("\n".join(f"WRONG: {figure}" for figure in wrong) or "Everything holds.")
-    sys.exit(1 if wrong else 0)
-
-
-@app.command()
-def report(
-    run: Annotated[str | None, typer.Argument(help="As in 'S9/mine'; or all pages.")] = None,
-) -> None:
-    """Write the hand-in of one kept run, or the tables and hand-ins of all, into READMEs."""
-    from upkeep import handin, tables
-
-    if run:
-        print(handin.of_run(run))
-    else:
-        tables.report()
-        handin.of_notebooks()
+app.add_typer(commands.app)  # check, summary, run, verify, report
 
 
 def _stop(number: int, _: object) -> None:

@@ -27,8 +27,8 @@ def predict(model: torch.nn.Module, data: ImageData, images: np.ndarray) -> torc
 
 
 def check_test_set(data: ImageData) -> None:
-    """Raise ValueError where CIFAR-10's test set is not all of its 10,000 images."""
-    if data.key == "cifar10" and len(data.test_labels) != 10_000:
+    """Raise ValueError where what is called CIFAR-10 has not all of its 10,000 test images."""
+    if data.title == "CIFAR-10" and len(data.test_labels) != 10_000:
         raise ValueError(f"{len(data.test_labels)} test images, but CIFAR-10 has 10,000")
 
 

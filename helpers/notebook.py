@@ -25,7 +25,7 @@ from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
 from PIL import ImageOps
 
-from helpers.settings import ROOT, Settings
+from helpers.settings import FULL, ROOT, Settings
 
 IN_COLAB = "google.colab" in sys.modules
 # What Colab lacks. It is installed without dependencies, so that nothing Colab brings is replaced;
@@ -69,8 +69,7 @@ def set_up(
     if not torch.cuda.is_available():
         print("No GPU here. In Colab: Runtime > Change runtime type > T4 GPU. The CPU works too.")
     print(f"profile: {settings.profile.name}  data: {settings.dataset}  seed: {settings.seed}")
-    images, epochs = settings.profile.train_images, settings.profile.epochs
-    amount = f"at most {images:,} images, {epochs} epochs" if epochs else "all images, all epochs"
+    amount = "all images, all epochs" if settings.profile is FULL else "some images, two epochs"
     ahead = f"Training takes {amount}; after its first steps it says how long that is here."
     print("The runs kept in results/ take the place of training." if settings.reuse else ahead)
     return settings

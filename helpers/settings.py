@@ -10,16 +10,23 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Profile:
-    """How much of the assignment is run; None stands for all of it."""
+    """How much of the assignment is run; None stands for all of it.
+
+    With `seconds`, a notebook takes as many images as its runs get through in about that time: on
+    CIFAR-10, and in half of it on the digits.
+    """
 
     name: str
-    train_images: int | None = None
     epochs: int | None = None
+    train_images: int | None = None
+    test_images: int | None = None
+    seconds: int | None = None
 
 
 FULL = Profile("full")
-SMOKE = Profile("smoke", train_images=512, epochs=2)
-PROFILES = {"full": FULL, "quick": Profile("quick", train_images=5_000, epochs=2), "smoke": SMOKE}
+QUICK = Profile("quick", epochs=2, seconds=80)
+SMOKE = Profile("smoke", epochs=2, train_images=128, test_images=100)
+PROFILES = {profile.name: profile for profile in (FULL, QUICK, SMOKE)}
 
 
 def one_of(what: str, value: str, allowed: Iterable[str]) -> str:
@@ -49,7 +56,7 @@ class Settings:
     def from_environment(
         cls, profile: str = "auto", dataset: str = "auto", home: Path = ROOT, reuse: bool = False
     ) -> "Settings":
-        """Read PROFILE, DATASET, SEED, RESUME and REUSE, which beat the arguments.
+        """Read PROFILE, DATASET, SEED, RESUME, REUSE and QUICK_SECONDS, which beat the arguments.
 
         Profile "auto" is "full" with a GPU, and "quick" without or on digits. ValueError names a
         variable whose value is not allowed, and what is.
@@ -59,9 +66,11 @@ class Settings:
         dataset = one_of("DATASET", given("DATASET") or dataset, ("auto", "cifar10", "digits"))
         resume = one_of("RESUME", given("RESUME") or "1", ("0", "1"))
         reused = one_of("REUSE", given("REUSE") or str(int(reuse)), ("0", "1"))
-        seed = given("SEED") or "0"
-        if not seed.isdecimal():
-            raise ValueError(f"SEED={seed} is not a whole number from 0 on")
+        numbers = {name: given(name) or "0" for name in ("SEED", "QUICK_SECONDS")}
+        for variable, value in numbers.items():
+            if not value.isdecimal():
+                raise ValueError(f"{variable}={value} is not a whole number from 0 on")
+        seed, seconds = map(int, numbers.values())
         if name == "auto":
             import torch  # here, so that --help need not wait for it
 
@@ -69,7 +78,10 @@ class Settings:
         if name == "full" and dataset == "digits":
             raise ValueError("PROFILE=full is about CIFAR-10; take quick or smoke for the digits")
         dataset = "cifar10" if name == "full" else dataset  # nothing may stand in for it
-        return cls(PROFILES[name], dataset, int(seed), resume == "1", reused == "1", home)
+        chosen = PROFILES[name]
+        if chosen is QUICK and seconds:
+            chosen = replace(QUICK, seconds=seconds)
+        return cls(chosen, dataset, seed, resume == "1", reused == "1", home)
 
     def trial(self) -> "Settings":
         """The same for a first try of a network: two epochs, kept apart from full runs."""

@@ -3,9 +3,10 @@
 import bisect
 import functools
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -22,8 +23,8 @@ def field_by_contamination(model: nn.Module, size: int) -> tuple[int, int] | Non
     """Height and width of what one output sees, at the most: the input pixels whose NaN reaches it.
 
     NaN goes through every sum, product and maximum, whatever the weights, so that no path can
-    cancel another. Outputs in the middle are asked, some in a row, as not all may see equally
-    much. None where the border of the image cuts the view off.
+    cancel another. Outputs around the middle are asked, many in a row, as not all may see equally
+    much. None where the border of the image cuts off what the middle sees.
     """
     model = model.double().eval()
     sides = []
@@ -35,13 +36,13 @@ def field_by_contamination(model: nn.Module, size: int) -> tuple[int, int] | Non
             reached = model(images).isnan().any(dim=1)  # (size, H, W)
         across = reached.any(dim=2 if axis == 2 else 1)
         middle = across.shape[1] // 2
-        seen = across[:, max(0, middle - 4) : middle + 4]
         widths = []
-        for position in range(seen.shape[1]):
-            [pixels] = seen[:, position].nonzero(as_tuple=True)
-            if len(pixels):
-                if pixels[0] == 0 or pixels[-1] == size - 1:
+        for position in range(max(0, middle - 16), min(middle + 16, across.shape[1])):
+            [pixels] = across[:, position].nonzero(as_tuple=True)
+            if len(pixels) and (pixels[0] == 0 or pixels[-1] == size - 1):
+                if middle - 4 <= position < middle + 4:
                     return None
+            elif len(pixels):
                 widths.append(int(pixels[-1] - pixels[0]) + 1)
         sides.append(max(widths))
     return tuple(sides)
@@ -150,8 +151,13 @@ ENLARGING = {
 }  # fmt: skip
 
 
+THINNING = {"every second pixel", "patches", "strided 1x1", "strided in one direction"}
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(list(BLOCKS)), min_size=1, max_size=4))
+@example(["transposed", "transposed", "average pooling", "every second pixel"])
+@example(["three halves", "three halves", "overlapping pooling"])
 def test_field_of_any_network(names):
     assume(sum(name in ENLARGING for name in names) <= 2)  # maps grow fast
     torch.manual_seed(0)
@@ -161,7 +167,11 @@ def test_field_of_any_network(names):
     _, field = receptive_field(found)
     truth = field_by_contamination(model, SIZE)
     assume(truth)
-    assert field == truth
+    enlarged = next((i for i, name in enumerate(names) if name in ENLARGING), len(names))
+    if THINNING & set(names[enlarged:]):  # may leave just those places that see least
+        assert np.greater_equal(field, truth).all()
+    else:
+        assert field == truth
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -29,6 +29,8 @@ def execute(name: str, settings: Settings) -> Path:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     os.environ |= {"PROFILE": settings.profile.name, "DATASET": settings.dataset}
+    if settings.profile.seconds:
+        os.environ["QUICK_SECONDS"] = str(settings.profile.seconds)
     source, folder = ROOT / "notebooks" / f"{name}.ipynb", settings.results(settings.dataset)
     executed = ROOT / "results" / "_running" / f"{name}.ipynb"
     for place in (folder, executed.parent):

@@ -27,7 +27,8 @@ def main_path(found: list[Layer]) -> list[Layer]:
 def receptive_field(found: list[Layer]) -> tuple[Pair, Pair]:
     """What goes into the last global pooling sees, and what the output sees, in pixels.
 
-    A layer that flattens maps counts as such a pooling. What gates see does not count.
+    A layer that flattens maps counts as such a pooling. What gates see does not count. Where maps
+    are enlarged, places may see differently far: the farthest counts, even if it is left out later.
     """
     main = [layer for layer in found if not layer.gate]
     ends = [x for x in main if x.kind in ("gap", "gmp") or (x.kind == "fc" and max(x.nin) > 1)]

@@ -50,10 +50,16 @@ class ImageData:
         mean, std = self._constants[images.device]
         return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
-    def first(self, number: int | None) -> "ImageData":
-        """The first so many training images (None: all), under the statistics of all of them."""
-        images, labels = self.train_images[:number], self.train_labels[:number]
-        part = dataclasses.replace(self, train_images=images, train_labels=labels)
+    def first(self, train: int | None, test: int | None = None) -> "ImageData":
+        """The first so many images (None: all), under the statistics of all training images.
+
+        Where test images are left out, the title says so.
+        """
+        title, whole = self.title, len(self.test_labels)
+        title += f", first {test:,} test images" if test is not None and test < whole else ""
+        trained = self.train_images[:train], self.train_labels[:train]
+        tested = self.test_images[:test], self.test_labels[:test]
+        part = ImageData(self.key, title, self.classes, *trained, *tested)
         part.__dict__["statistics"] = self.statistics
         return part
 
@@ -101,7 +107,7 @@ def cifar10(root: Path) -> ImageData:
 
 
 def load(settings: Settings, validation: bool = False) -> ImageData:
-    """The data that the settings ask for, cut to the profile's number of training images.
+    """The data that the settings ask for, cut to the profile's numbers of images.
 
     `validation` takes the split of the training images instead. Raises DataUnavailable where
     CIFAR-10 was asked for by its name and cannot be had.
@@ -117,4 +123,5 @@ def load(settings: Settings, validation: bool = False) -> ImageData:
         line = "!" * 100
         print(f"{line}\nTHIS IS NOT CIFAR-10 but scikit-learn's digits. {reason}\n{line}")
     data = data.validation() if validation else data
-    return data.first(settings.profile.train_images)
+    profile = settings.profile
+    return data if settings.reuse else data.first(profile.train_images, profile.test_images)

@@ -106,7 +106,7 @@ def _conducted(
         "augmentation": {step.pop("__class_fullname__"): step for step in steps},
         "channel_means": data.statistics[0].tolist(),
         **measured,
-        "published_test_accuracy": run.published if data.key == "cifar10" else None,
+        "published_test_accuracy": run.published if data.title == "CIFAR-10" else None,
         "seeds": accuracies,
         "test_accuracy_mean": float(np.mean(tests)),
         "test_accuracy_std": float(np.std(tests, ddof=1)) if seeds > 1 else None,
