@@ -60,6 +60,8 @@ def rendered(template: str, **content: object) -> str:
 def report(root: Path = ROOT) -> None:
     """Write tables and comparison of all runs into results/ and, between two markers, README.md."""
     runs, results = kept(root / "results"), root / "results"
+    if not runs:
+        raise FileNotFoundError(f"there are no kept runs in {results}: train one in full first")
     fill(root / "README.md", BEGIN, END, table(runs))
     notebooks = dict.fromkeys(name.split("/")[0] for name in runs)
     text = rendered("results.md.jinja", table=table(runs, wide=True), notebooks=notebooks)
