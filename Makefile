@@ -22,13 +22,16 @@ COLAB = 3.12
 LOCK = uv pip compile pyproject.toml --group test --universal --python-version 3.11 \
 	--fork-strategy fewest --generate-hashes --custom-compile-command "make lock" --quiet
 
+# How often `make drill` kills: some ten seconds each.
+KILLS = 100
+
 # How long `make gpu` may take; called again, it goes on.
 MINUTES = 25
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-lowest rehearse-colab verify report bench gpu badges lint format lock \
-	clean
+.PHONY: help setup run test check drill test-lowest rehearse-colab verify report bench gpu badges \
+	lint format lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
@@ -41,11 +44,18 @@ run: .venv/.installed ## Execute the notebooks (NOTEBOOKS="S7 S9", PROFILE=full|
 
 # Agg is for the tests alone: in a notebook it would suppress the figures.
 test: lint ## Lint, run the unit tests, and run the notebooks on a few small images
-	MPLBACKEND=Agg .venv/bin/python -m pytest tests
+	@echo 'About six minutes on two cores: four of unit tests, two of notebooks. Quicker: make check'
+	MPLBACKEND=Agg .venv/bin/python -m pytest $(IN_PARALLEL) --dist worksteal tests
 	$(TEST_NOTEBOOKS)
 
+check: lint ## Lint, and run the quick unit tests: a minute, for work in between
+	MPLBACKEND=Agg .venv/bin/python -m pytest -m 'not slow' -q $(IN_PARALLEL) --dist worksteal tests
+
+drill: .venv/.installed ## Kill commands at KILLS=100 random moments, and look at what is left
+	KILLS=$(KILLS) .venv/bin/python -m pytest $(IN_PARALLEL) tests/drills/kills.py
+
 test-lowest: .venv-lowest/.installed ## Run the unit tests with the oldest dependencies allowed
-	MPLBACKEND=Agg .venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning tests
+	MPLBACKEND=Agg .venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning $(IN_PARALLEL) tests
 
 rehearse-colab: .venv-colab-$(COLAB)/.installed ## Run the notebooks (NOTEBOOKS="S7 S9") as Colab does
 	.venv-colab-$(COLAB)/bin/python colab/rehearse.py $(NOTEBOOKS)
@@ -102,7 +112,8 @@ HASHES = --require-hashes
 # PYTHON may name an interpreter. Names are tried by running them, as one that is found may be a
 # version manager's stub without anything behind it, or a system's Python without venv.
 # Of what pip says, only downloads that one has to wait for are shown, and its errors. The target
-# appears last, and only when pip has succeeded: a set-up that was cut short starts anew.
+# appears last, and only when pip has succeeded: a set-up that was cut short starts anew. Byte code is
+# compiled afterwards, on all cores.
 .venv/.installed .venv-lowest/.installed .venv-colab-$(COLAB)/.installed:
 	@for python in $(or $(PYTHON),$(PYTHONS)); do \
 		"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
@@ -117,11 +128,11 @@ HASHES = --require-hashes
 	if [ -L $(@D) ]; then rm $(@D); fi; \
 	"$$python" -m venv --clear $(@D)
 	@{ $(@D)/bin/python -m pip install $(HASHES) --disable-pip-version-check \
-		--no-input --progress-bar off -r $< && : >$@; } | \
+		--no-input --no-compile --progress-bar off -r $< && : >$@; } | \
 	while IFS= read -r line; do \
 		case $$line in \
 			*' '[MG]B\)) echo "$$line" ;; \
 			'Building wheel'*|'Installing collected'*) echo "  $${line%%:*}" ;; \
 		esac; \
 	done; \
-	test -e $@
+	test -e $@ && echo '  Compiling' && { $(@D)/bin/python -m compileall -qq -j 0 $(@D)/lib || true; }

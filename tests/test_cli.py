@@ -1,27 +1,55 @@
 """The command line: quick help, clear refusals, and a run from end to end."""
 
+import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
 
+from helpers.__main__ import main
+from helpers.images import downloads
 from helpers.settings import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+@dataclasses.dataclass
+class Ended:
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 def helpers(*arguments, **environment):
+    """The command in a process of its own, which takes seconds to start."""
     return subprocess.run(
         [sys.executable, "-m", "helpers", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+        cwd=ROOT, env={**os.environ, "COLUMNS": "200", **environment}, capture_output=True,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def called(monkeypatch, capsys):
+    """The command in this process."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments, **environment):
+        monkeypatch.setattr(sys, "argv", ["helpers", *arguments])
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as end:
+            main()
+            sys.exit(0)
+        return Ended(end.value.code or 0, *capsys.readouterr())
+
+    return call
 
 
 COMMANDS = ("data", "train", "run", "check", "summary", "verify", "report")
@@ -41,8 +69,8 @@ def test_help_does_not_wait_for_anything_heavy():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command):
-    done = helpers(command, "--help")
+def test_every_command_has_help(called, command):
+    done = called(command, "--help")
     assert done.returncode == 0
     assert "Usage: python -m helpers " + command in done.stdout
 
@@ -55,39 +83,37 @@ def test_every_command_has_help(command):
         (["run", "S8"], {}, "notebook=S8 is unknown; it is one of"),
         (["report", "S9/never"], {}, "run=S9/never: there is no "),
         (["train", "S7/s7"], {"PROFILE": "fast"}, "PROFILE=fast is unknown"),
+        (["train", "S7/s7"], {"SEED": "-1"}, "SEED=-1 is not a whole number from 0 on"),
+        (["run"], {"QUICK_SECONDS": "1m"}, "QUICK_SECONDS=1m is not a whole number from 0 on"),
         (["train", "S7/s7", "--seeds", "0"], {}, "Invalid value for '--seeds'"),
         (["fly"], {}, "No such command 'fly'"),
     ],
 )
-def test_bad_arguments_are_named_with_exit_code_2(arguments, environment, said):
-    done = helpers(*arguments, **environment)
+def test_bad_arguments_are_named_with_exit_code_2(called, arguments, environment, said):
+    done = called(*arguments, **environment)
     assert done.returncode == 2
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 
-def test_summary_prints_all_three_tables():
-    done = helpers("summary", "s7")
+def test_summary_prints_all_three_tables(called):
+    done = called("summary", "s7")
     assert done.returncode == 0
     assert "Total params: 439,808" in done.stdout
     assert "Mult-adds: 162.67 M" in done.stdout
     assert re.search(r"conv12 +1 +1 +0 +1 +1 +8 +98", done.stdout)
 
 
-def test_data_that_cannot_be_had_is_one_clear_line(tmp_path):
-    code = (
-        "import sys; from helpers.images import downloads as d;"
-        "d.download_cifar10.__defaults__ = ((),);"
-        "from helpers.__main__ import main; sys.argv[1:] = ['data']; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "CIFAR10_ROOT": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_a_bad_argument_of_a_process_is_one_line_and_exit_code_2():
+    done = helpers("train", "S7/s8")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: run=S7/s8 is unknown; it is one of S7/s7")
+
+
+def test_data_that_cannot_be_had_is_one_clear_line(called, monkeypatch, tmp_path):
+    monkeypatch.setattr(downloads.download_cifar10, "__defaults__", ((),))
+    done = called("data", CIFAR10_ROOT=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.startswith("error: CIFAR-10 is not in")
     assert done.stderr.count("\n") == 1
@@ -98,10 +124,10 @@ def test_a_run_from_end_to_end(tmp_path):
     done = helpers("train", "S7/s7_dropout", "--validation", **environment)
     assert done.returncode == 0, done.stderr
     assert "epoch  2/2" in done.stdout
-    [folder] = re.findall(r"% of the test images right; (.*)", done.stdout)
+    [folder] = re.findall(r"% of 100 test images right; (.*)", done.stdout)
     metrics = json.loads((ROOT / folder / "metrics.json").read_text())
-    assert metrics["test_images"] == 143
-    assert metrics["dataset"].endswith("(validation split)")
+    assert metrics["test_images"] == 100
+    assert metrics["dataset"].endswith("(validation split), first 100 test images")
 
 
 NETWORK = """
@@ -118,11 +144,11 @@ class Wide(Small):
 """
 
 
-def test_check_judges_networks_in_files(tmp_path):
+def test_check_judges_networks_in_files(called, tmp_path):
     (tmp_path / "net.py").write_text(NETWORK)
     small, wide = f"{tmp_path}/net.py:Small", f"{tmp_path}/net.py:Wide"
     csv = tmp_path / "grades.csv"
-    done = helpers("check", "ResNet18_GradCAM", small, wide, "compact", "--csv", str(csv))
+    done = called("check", "ResNet18_GradCAM", small, wide, "compact", "--csv", str(csv))
     assert done.returncode == 2
     assert "FAILED  six depthwise separable convolutions: none" in done.stdout
     assert "passed  transition 3: a stride of 2: conv5" in done.stdout
@@ -135,13 +161,13 @@ def test_check_judges_networks_in_files(tmp_path):
     assert "100" in rows.loc[wide, "error"]
 
 
-def test_check_takes_the_run_into_account():
+def test_check_takes_the_run_into_account(called):
     run = ROOT / "results" / "S9" / "compact"
-    done = helpers("check", "S9", "compact", "--run", str(run))
+    done = called("check", "S9", "compact", "--run", str(run))
     assert done.returncode == 1
     assert "passed  bonus: >= 87 % with < 100,000 parameters: " in done.stdout
     assert done.stdout.count("FAILED") == done.stdout.count("FAILED  runs on the GPU") == 1
 
 
-def test_a_network_that_meets_all_demands_ends_well():
-    assert helpers("check", "S7", "s7").returncode == 0
+def test_a_network_that_meets_all_demands_ends_well(called):
+    assert called("check", "S7", "s7").returncode == 0

@@ -9,7 +9,11 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from helpers.settings import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def test_damage_ends_in_a_result_or_one_line(tmp_path_factory):

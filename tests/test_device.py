@@ -18,6 +18,8 @@ from helpers.training.loop import fit, set_seed
 from helpers.training.range_test import range_test
 from helpers.training.recipes import Recipe
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(epochs=2, batch_size=64, max_lr=0.1, peak_epoch=0.5, label_smoothing=0.1)
 
 

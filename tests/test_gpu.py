@@ -32,6 +32,8 @@ from helpers.training.range_test import range_test
 from helpers.training.recipes import Recipe
 from tests.test_range_test import network
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(epochs=1, batch_size=64, max_lr=0.01, peak_epoch=0.5)
 CUDA = torch.device("cuda", 0)
 IMAGES, LABELS = (64, 3, 32, 32), (64,)

@@ -29,6 +29,8 @@ from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT, Profile, Settings
 from upkeep import handin
 
+pytestmark = pytest.mark.slow
+
 OF_RUN = handin.of_run
 BRIEF = Profile("smoke", train_images=64, epochs=1)
 

@@ -154,6 +154,7 @@ ENLARGING = {
 THINNING = {"every second pixel", "patches", "strided 1x1", "strided in one direction"}
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(list(BLOCKS)), min_size=1, max_size=4))
 @example(["transposed", "transposed", "average pooling", "every second pixel"])

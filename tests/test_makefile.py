@@ -8,6 +8,8 @@ import pytest
 
 from helpers.settings import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def clone(tmp_path):

@@ -12,6 +12,8 @@ import pytest
 from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MARK = "nbval-check-output"
 

@@ -58,6 +58,7 @@ def features_of(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
     return caught[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_input_gradient_covers_just_the_computed_field(name):
     found = layers(build(name))

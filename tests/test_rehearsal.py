@@ -20,8 +20,11 @@ for name in ("IPython", "ipykernel", "jupyter_client", "nbclient", "nbformat", "
 from benchmarks import gpu
 from helpers.settings import Profile, Settings
 
+pytestmark = pytest.mark.slow
+
 if __name__ == "__main__":
-    settings = Settings(Profile("tiny", 32, 1), "digits", home=pathlib.Path(sys.argv[1]))
+    profile = Profile("tiny", epochs=1, train_images=32)
+    settings = Settings(profile, "digits", home=pathlib.Path(sys.argv[1]))
     plan = dataclasses.replace(
         gpu.REHEARSAL, settings=settings, runs=("S7/s7_dropout",),
         tests=("tests/test_device.py", "-k", "1x1"),

@@ -25,6 +25,8 @@ from helpers.training.checkpoints import Checkpoint
 from helpers.training.loop import fit, set_seed
 from helpers.training.recipes import Recipe, make_optimizer, make_schedule
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(epochs=3, batch_size=64, max_lr=0.1, peak_epoch=1, label_smoothing=0.1)
 
 

@@ -16,6 +16,8 @@ from helpers.settings import ROOT, SMOKE, Settings
 from upkeep import tables
 from upkeep.verification import verify
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def digits():
