@@ -110,6 +110,7 @@ def test_a_page_opens_with_what_is_new_and_a_picture_and_ends_with_your_own(name
     assert "**New here.**" in opening
     [picture] = re.findall(r"!\[[^]]{20,}\]\(\.\./(results/[^)]+\.png)\)", opening)
     assert (ROOT / picture).is_file()
+    assert f"{picture})\n\n*" in opening, "the picture has no caption"
     headings = re.findall(r"^## (\d+)\. (.*)", prose(name), re.MULTILINE)
     assert [int(number) for number, _ in headings] == list(range(1, len(headings) + 1))
     assert headings[-1][1] == "Your own picture"
@@ -135,6 +136,8 @@ def test_exercises_say_what_one_learns_and_are_solved(name):
         assert re.search(r"\*You\s+learn.*minutes.*\*", exercise, re.DOTALL), exercise
     solved = re.findall(r"^## (\d)\. ", prose(f"solutions/{name}"), re.MULTILINE)
     assert solved == ["1", "2", "3", "4"]
+    opening = read(f"solutions/{name}").cells[0].source
+    assert re.search(r"\*\*You learn\*\*.*\*\*Time:\*\*", opening, re.DOTALL)
 
 
 @pytest.mark.parametrize("name", NAMES)
