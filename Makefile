@@ -78,7 +78,7 @@ badges: ## Write your repository's address everywhere (REPO=owner/name)
 		{ echo "make badges: REPO='$(REPO)' is not of the form owner/name" >&2; exit 1; }
 	@old=$$(sed -n 's#^Repository = "https://github.com/\(.*\)"#\1#p' pyproject.toml); \
 	perl -pi -e "s#(https://github\.com/|research\.google\.com/github/)\Q$$old\E#\$${1}$(REPO)#g" \
-		pyproject.toml README.md notebooks/*.ipynb
+		pyproject.toml README.md notebooks/*.ipynb notebooks/solutions/*.ipynb
 
 lint: .venv/.installed ## Check style and formatting, of the notebooks too
 	.venv/bin/python -m ruff check

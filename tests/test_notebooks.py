@@ -15,6 +15,8 @@ from helpers.settings import ROOT
 pytestmark = pytest.mark.slow
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+ADDRESSED = (ROOT / "pyproject.toml", ROOT / "README.md", *NOTEBOOKS, *SOLUTIONS)
 MARK = "nbval-check-output"
 
 
@@ -85,7 +87,7 @@ def test_the_repository_is_named_in_one_way():
     [name] = set(
         re.findall(r"github\.com/([\w.-]+/[\w.-]+)", (ROOT / "pyproject.toml").read_text())
     )
-    for path in (ROOT / "README.md", *NOTEBOOKS):
+    for path in ADDRESSED[1:]:
         text = path.read_text()
         assert f"https://github.com/{name}" in text
         badges = re.findall(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/", text)
@@ -93,14 +95,14 @@ def test_the_repository_is_named_in_one_way():
 
 
 def test_badges_are_rewritten_everywhere(tmp_path):
-    for path in (ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / "README.md", *NOTEBOOKS):
+    for path in (ROOT / "Makefile", *ADDRESSED):
         copy = tmp_path / path.relative_to(ROOT)
-        copy.parent.mkdir(exist_ok=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(path.read_text())
     for repository in ("ada/images", "grace/nets"):  # and once more, from what the first left
         subprocess.run(["make", "badges", f"REPO={repository}"], cwd=tmp_path, check=True)
-        for path in ("pyproject.toml", "README.md", "notebooks/S7.ipynb"):
-            text = (tmp_path / path).read_text()
+        for path in ADDRESSED:
+            text = (tmp_path / path.relative_to(ROOT)).read_text()
             assert f"https://github.com/{repository}" in text
             assert "OWNER/cifar10" not in text
     nbformat.validate(nbformat.read(tmp_path / "notebooks" / "S7.ipynb", as_version=4))

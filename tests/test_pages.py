@@ -1,5 +1,6 @@
 """The pages as readers see them: what is shown fits, is explained, and says what the code says."""
 
+import html
 import json
 import re
 
@@ -58,8 +59,8 @@ def test_no_line_of_output_is_wider_than_the_page(name):
         if kind in ("text/plain", "text/markdown"):
             assert max(map(len, text.splitlines()), default=0) <= 120, cell.id
         if text.startswith("<details>"):
-            content = text.partition("<pre>")[2].removesuffix("</pre></details>")
-            assert max(map(len, content.splitlines())) <= 120, cell.id
+            folded = text.partition("<pre>")[2].removesuffix("</pre></details>")
+            assert max(map(len, html.unescape(folded).splitlines())) <= 120, cell.id
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -109,6 +110,7 @@ def test_a_page_opens_with_what_is_new_and_a_picture_and_ends_with_your_own(name
     assert "**New here.**" in opening
     [picture] = re.findall(r"!\[[^]]{20,}\]\(\.\./(results/[^)]+\.png)\)", opening)
     assert (ROOT / picture).is_file()
+    assert f"{picture})\n\n*" in opening, "the picture has no caption"
     headings = re.findall(r"^## (\d+)\. (.*)", prose(name), re.MULTILINE)
     assert [int(number) for number, _ in headings] == list(range(1, len(headings) + 1))
     assert headings[-1][1] == "Your own picture"
@@ -134,6 +136,8 @@ def test_exercises_say_what_one_learns_and_are_solved(name):
         assert re.search(r"\*You\s+learn.*minutes.*\*", exercise, re.DOTALL), exercise
     solved = re.findall(r"^## (\d)\. ", prose(f"solutions/{name}"), re.MULTILINE)
     assert solved == ["1", "2", "3", "4"]
+    opening = read(f"solutions/{name}").cells[0].source
+    assert re.search(r"\*\*You learn\*\*.*\*\*Time:\*\*", opening, re.DOTALL)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -41,7 +41,7 @@ def gallery(images: np.ndarray, captions: Sequence[str], title: str, columns: in
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, caption in zip(axes.flat, images, captions, strict=False):
-        axis.imshow(image)
+        axis.imshow(image, interpolation="nearest")
         axis.set_title(caption, fontsize=9)
     return figure
 
