@@ -23,10 +23,10 @@ ORDER = [
     "training.recipes", "training.initialisation", "training.checkpoints", "training.loop",
     "training.range_test",
     "figures.plots", "figures.fields", "figures.grad_cam",
-    "runs.catalogue", "runs.results", "runs.conductor",
+    "runs.catalogue", "runs.results", "runs.conductor", "runs.pace",
     "notebook",
     "upkeep.execution", "upkeep.grading", "upkeep.verification", "upkeep.tables",
-    "upkeep.handin", "__main__",
+    "upkeep.handin", "upkeep.commands", "__main__",
 ]  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from benchmarks import gpu
 from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT
 
+pytestmark = pytest.mark.slow
+
 REHEARSE = """
 import dataclasses, pathlib, sys
 for name in ("IPython", "ipykernel", "jupyter_client", "nbclient", "nbformat", "papermill"):
@@ -19,8 +21,6 @@ for name in ("IPython", "ipykernel", "jupyter_client", "nbclient", "nbformat", "
 
 from benchmarks import gpu
 from helpers.settings import Profile, Settings
-
-pytestmark = pytest.mark.slow
 
 if __name__ == "__main__":
     profile = Profile("tiny", epochs=1, train_images=32)

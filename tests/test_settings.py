@@ -57,3 +57,9 @@ def test_the_data_folder(monkeypatch, tmp_path):
     assert cifar10_root() == ROOT / "data"
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
     assert cifar10_root() == tmp_path
+
+
+def test_a_quick_look_takes_the_time_that_is_asked_for(monkeypatch):
+    monkeypatch.setenv("QUICK_SECONDS", "7")
+    assert Settings.from_environment("quick").profile.seconds == 7
+    assert Settings.from_environment("smoke").profile.seconds is None

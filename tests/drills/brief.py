@@ -46,11 +46,12 @@ def arm(place, *when):
     opened = []
 
     def count(event, args):
-        if event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR):
-            if place in str(args[0]).split(os.sep):
-                opened.append(args[0])
-                if len(opened) == number[0]:
-                    timer.start()
+        if event != "open" or not isinstance(args[2], int):
+            return
+        if args[2] & (os.O_WRONLY | os.O_RDWR) and place in str(args[0]).split(os.sep):
+            opened.append(args[0])
+            if len(opened) == number[0]:
+                timer.start()
 
     sys.addaudithook(count)
 
