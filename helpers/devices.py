@@ -15,12 +15,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 def precision(device: torch.device) -> str:
     """The mixed precision that is fast there, as Accelerate names it: "bf16", "fp16" or "no".
 
-    bf16 on CPUs with AVX512-BF16 or AMX and on GPUs from compute capability 8.0; older GPUs claim
-    bf16 but emulate it: fp16 with loss scaling; float32 elsewhere.
+    bf16 on CPUs with AVX512-BF16 or AMX (unless ATEN_CPU_CAPABILITY=avx2 puts that aside) and on
+    GPUs from compute capability 8.0; older GPUs claim bf16 but emulate it: fp16 with loss scaling;
+    float32 elsewhere.
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    wide = device.type == "cpu" and "AVX512" in torch.backends.cpu.get_cpu_capability()
+    features = torch.cpu.get_capabilities() if wide else {}
     return "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "no"
 
 

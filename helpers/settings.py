@@ -78,9 +78,8 @@ class Settings:
         if name == "full" and dataset == "digits":
             raise ValueError("PROFILE=full is about CIFAR-10; take quick or smoke for the digits")
         dataset = "cifar10" if name == "full" else dataset  # nothing may stand in for it
-        chosen = PROFILES[name]
-        if chosen is QUICK and seconds:
-            chosen = replace(QUICK, seconds=seconds)
+        quick = replace(QUICK, seconds=seconds or QUICK.seconds)
+        chosen = quick if name == "quick" else PROFILES[name]
         return cls(chosen, dataset, seed, resume == "1", reused == "1", home)
 
     def trial(self) -> "Settings":
