@@ -202,10 +202,10 @@ def test_a_students_run_gets_the_same_page_without_the_others(home):
 def test_a_figure_of_ones_own_is_shown_under_its_name(home):
     figure = home / "results" / "S9" / "mine" / "strange_idea.png"
     figure.write_bytes(b"")
-    assert "![Strange idea: mine](strange_idea.png)" in handin.of_run("S9/mine", home).read_text()
+    assert "![Strange idea (mine)](strange_idea.png)" in handin.of_run("S9/mine", home).read_text()
     handin.of_notebooks(home)
     page = home / "results" / "S9" / "README.md"
-    figure_there = "![Strange idea: mine](mine/strange_idea.png)"
+    figure_there = "![Strange idea (mine)](mine/strange_idea.png)"
     assert figure_there in page.read_text()
     figure.unlink()
 
