@@ -6,13 +6,17 @@
 # own command line, as in `make run PROFILE=quick`, or in the environment.
 NOTEBOOKS =
 
+# As many processes as cores, four at most. Each has one thread, as several threads a process would
+# wait for one another (see tests/conftest.py).
+IN_PARALLEL = --numprocesses auto --maxprocesses 4
+
 # The one place that says how notebooks are tested. nbval's --nbval-current-env starts .venv's own
 # kernel, whatever kernels are registered on the machine and named in the notebooks. A lax run
 # compares the output of marked cells only: the stored outputs come from a long run, these from a
-# short one on images that need no download.
-TEST_NOTEBOOKS = PROFILE=smoke DATASET=digits RESUME=0 REUSE=0 \
+# short one on images that need no download. A notebook's cells stay in one process.
+TEST_NOTEBOOKS = PROFILE=smoke DATASET=digits RESUME=0 REUSE=0 OMP_NUM_THREADS=1 \
 	.venv/bin/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-	--durations=10 -p no:cacheprovider notebooks
+	$(IN_PARALLEL) --dist loadfile -p no:cacheprovider notebooks
 
 # Which of Colab's Pythons, each with its own list of packages in colab/, `make rehearse-colab` takes.
 COLAB = 3.12

@@ -32,16 +32,18 @@ def test_a_notebooks_runs_share_the_time(cifar10, quick, monkeypatch, capsys):
     )
     part = pace.affordable(cifar10, quick, "S7")
     assert asked == ["S7/s7", "S7/s7_dropout"]
-    assert len(part.test_labels) == 2_000  # 80 seconds / (2 x .02)
-    assert len(part.train_labels) == 4_000
-    assert part.title == "CIFAR-10, first 2,000 test images"
-    assert "4,000 training and 2,000 test images" in capsys.readouterr().out
+    assert len(part.test_labels) == 1_750  # 70 seconds / (2 x .02)
+    assert len(part.train_labels) == 3_500
+    assert part.title == "CIFAR-10, first 1,750 test images"
+    assert "3,500 training and 1,750 test images" in capsys.readouterr().out
     assert evaluation.test_accuracy(np.eye(10)[part.test_labels], part) == 100
 
 
-def test_digits_take_half_the_time_and_slow_machines_a_hundred_images(cifar10, quick, monkeypatch):
+def test_digits_take_a_third_of_the_time_and_slow_machines_a_hundred_images(
+    cifar10, quick, monkeypatch
+):
     monkeypatch.setattr(pace, "seconds_per_test_image", lambda *_: 0.02)
-    assert len(pace.affordable(replace(cifar10, key="digits"), quick, "S7").test_labels) == 1_000
+    assert len(pace.affordable(replace(cifar10, key="digits"), quick, "S7").test_labels) == 550
     monkeypatch.setattr(pace, "seconds_per_test_image", lambda *_: 20)
     assert len(pace.affordable(cifar10, quick, "S10").test_labels) == 100
     monkeypatch.setattr(pace, "seconds_per_test_image", lambda *_: 1e-6)
