@@ -48,11 +48,11 @@ run: .venv/.installed ## Execute the notebooks (NOTEBOOKS="S7 S9", PROFILE=full|
 
 # Agg is for the tests alone: in a notebook it would suppress the figures.
 test: lint ## Lint, run the unit tests, and run the notebooks on a few small images
-	@echo 'About six minutes on two cores: four of unit tests, two of notebooks. Quicker: make check'
+	@echo 'About a quarter of an hour on two cores, half of it notebooks. Quicker: make check'
 	MPLBACKEND=Agg .venv/bin/python -m pytest $(IN_PARALLEL) --dist worksteal tests
 	$(TEST_NOTEBOOKS)
 
-check: lint ## Lint, and run the quick unit tests: a minute, for work in between
+check: lint ## Lint, and run the quick unit tests, for work in between
 	MPLBACKEND=Agg .venv/bin/python -m pytest -m 'not slow' -q $(IN_PARALLEL) --dist worksteal tests
 
 drill: .venv/.installed ## Kill commands at KILLS=100 random moments, and look at what is left
