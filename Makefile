@@ -13,10 +13,12 @@ IN_PARALLEL = --numprocesses auto --maxprocesses 4
 # The one place that says how notebooks are tested. nbval's --nbval-current-env starts .venv's own
 # kernel, whatever kernels are registered on the machine and named in the notebooks. A lax run
 # compares the output of marked cells only: the stored outputs come from a long run, these from a
-# short one on images that need no download. A notebook's cells stay in one process.
+# short one on images that need no download. A notebook's cells stay in one process; the notebooks
+# that take longest come first.
 TEST_NOTEBOOKS = PROFILE=smoke DATASET=digits RESUME=0 REUSE=0 OMP_NUM_THREADS=1 \
 	.venv/bin/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-	$(IN_PARALLEL) --dist loadfile -p no:cacheprovider notebooks
+	$(IN_PARALLEL) --dist loadfile --no-loadscope-reorder -p no:cacheprovider \
+	notebooks/solutions/*.ipynb notebooks/*.ipynb
 
 # Which of Colab's Pythons, each with its own list of packages in colab/, `make rehearse-colab` takes.
 COLAB = 3.12

@@ -14,6 +14,7 @@ import pytest
 from helpers.__main__ import main
 from helpers.images import downloads
 from helpers.settings import ROOT
+from upkeep import execution
 
 pytestmark = pytest.mark.slow
 
@@ -124,10 +125,24 @@ def test_a_run_from_end_to_end(tmp_path):
     done = helpers("train", "S7/s7_dropout", "--validation", **environment)
     assert done.returncode == 0, done.stderr
     assert "epoch  2/2" in done.stdout
-    [folder] = re.findall(r"% of 100 test images right; (.*)", done.stdout)
+    [folder] = re.findall(r"% of 50 test images right; (.*)", done.stdout)
     metrics = json.loads((ROOT / folder / "metrics.json").read_text())
-    assert metrics["test_images"] == 100
-    assert metrics["dataset"].endswith("(validation split), first 100 test images")
+    assert metrics["test_images"] == 50
+    assert metrics["dataset"].endswith("(validation split), first 50 test images")
+
+
+@pytest.mark.parametrize(("seconds", "share"), [("70", 35), ("1", 1)])
+def test_notebooks_that_run_together_share_the_time_of_one(seconds, share, called, monkeypatch):
+    given = []
+
+    def execute(_, settings):
+        given.append(settings.profile.seconds)
+        return ROOT / "results"
+
+    monkeypatch.setattr(execution, "execute", execute)
+    environment = {"PROFILE": "quick", "DATASET": "digits", "QUICK_SECONDS": seconds}
+    assert called("run", "S7", "S9", **environment).returncode == 0
+    assert given == [share, share]
 
 
 NETWORK = """

@@ -1,11 +1,7 @@
 """Where the data comes from, what is checked, and that every batch can be had again."""
 
-import hashlib
 import http.server
-import io
-import pickle
 import resource
-import tarfile
 import threading
 import time
 from dataclasses import replace
@@ -24,6 +20,7 @@ from helpers.images.batches import BatchSampler, train_loader
 from helpers.images.data import ImageData
 from helpers.images.downloads import DataUnavailable
 from helpers.settings import PROFILES, Settings
+from tests import tiny_cifar10
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +141,9 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 def test_validation_is_split_before_the_profile_cuts():
     settings = Settings(PROFILES["smoke"], "digits")
     part = data_module.load(settings, validation=True)
-    assert len(part.train_labels) == 128
-    assert len(part.test_labels) == 100
-    assert part.title.endswith("CIFAR-10 (validation split), first 100 test images")
+    assert len(part.train_labels) == 64
+    assert len(part.test_labels) == 50
+    assert part.title.endswith("CIFAR-10 (validation split), first 50 test images")
     reused = data_module.load(replace(settings, reuse=True), validation=True)
     assert len(reused.train_labels) == 1_294, "a kept run is looked at on all images"
 
@@ -154,25 +151,9 @@ def test_validation_is_split_before_the_profile_cuts():
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """Serve a tiny CIFAR-10 of the right form, and make torchvision expect its MD5 sums."""
-    archive = io.BytesIO()
-    sums = {}
-    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
-        for name in names:
-            content = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
-            if name == "batches.meta":
-                content = {"label_names": list("abcdefghij")}
-            raw = pickle.dumps(content)
-            sums[name] = hashlib.md5(raw).hexdigest()
-            entry = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            entry.size = len(raw)
-            tar.addfile(entry, io.BytesIO(raw))
-    content = archive.getvalue()
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(content).hexdigest())
-    monkeypatch.setattr(CIFAR10, "train_list", [[n, sums[n]] for n in names[:5]])
-    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
-    monkeypatch.setattr(CIFAR10, "meta", meta)
+    content, sums = tiny_cifar10.packed(images=2)
+    for name, value in sums.items():
+        monkeypatch.setattr(CIFAR10, name, value)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def respond(self, body):
@@ -274,6 +255,6 @@ def test_only_auto_falls_back_to_the_digits_and_says_so(monkeypatch, tmp_path, c
     data = data_module.load(Settings(PROFILES["smoke"], "auto"))
     assert data.key == "digits"
     assert "THIS IS NOT CIFAR-10" in capsys.readouterr().out
-    assert len(data.train_labels) == 128
+    assert len(data.train_labels) == 64
     with pytest.raises(DataUnavailable):
         data_module.load(Settings(PROFILES["smoke"], "cifar10"))

@@ -133,20 +133,19 @@ def test_reliability_states_the_expected_calibration_error(seed, scale):
     random = np.random.default_rng(seed)
     logits = (scale * random.standard_normal((200, 10))).astype(np.float32)
     labels = random.integers(0, 10, 200)
-    axis = plots.reliability(labels, logits, "Title").axes[0]
-    error = float(axis.get_title().split()[-1])
+    figure = plots.reliability(labels, logits, "Title")
+    error = float(figure.get_suptitle().split()[-1])
     assert error == pytest.approx(calibration_error(labels, logits), abs=6e-4)
-    assert sum(bar.get_height() for bar in axis.patches) == pytest.approx(1)
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == pytest.approx(1)
 
 
 def test_a_bin_border_and_full_confidence_are_counted():
     logits = np.full((4, 10), -100, np.float32)
     logits[:2, 0] = logits[2:, 1] = 0
     logits[2:, 2] = 0  # a half for each of two classes
-    title = plots.reliability(np.array([0, 0, 1, 3]), logits, "Title").axes[0].get_title()
-    assert (
-        title == "expected calibration error 0.000"
-    )  # always sure: always right; half sure: half right
+    figure = plots.reliability(np.array([0, 0, 1, 3]), logits, "Title")
+    # Always sure: always right; half sure: half right.
+    assert figure.get_suptitle() == "Title\nexpected calibration error 0.000"
 
 
 def test_demands_stand_side_by_side_with_a_mark_and_a_word():

@@ -133,9 +133,9 @@ def test_a_lost_process_ends_the_run_clearly_and_the_same_command_goes_on(tmp_pa
 
     done = launched(*command, SEED="1")
     assert done.returncode == 0, done.stderr
-    assert "2 processes x 4 images a step, learning rate up to 0.00625" in done.stdout
+    assert "2 processes x 2 images a step, learning rate up to 0.003125" in done.stdout
     assert done.stdout.count("Continuing after epoch 1 of 2") == 1
-    assert done.stdout.count("% of 100 test images right") == 1
+    assert done.stdout.count("% of 50 test images right") == 1
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["processes"] == 2
     assert metrics["train_images"] == 128

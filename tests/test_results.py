@@ -156,7 +156,7 @@ def test_the_full_profile_is_the_recipe_itself(name):
 
 
 @pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize(("profile", "images"), [("quick", 900), ("smoke", 128)])
+@pytest.mark.parametrize(("profile", "images"), [("quick", 900), ("smoke", 64)])
 def test_short_profiles_keep_the_shape_of_the_cycle(name, profile, images):
     recipe, part = RUNS[name].recipe, PROFILES[profile]
     short = shortened(recipe, part, images)

@@ -56,13 +56,11 @@ def run(
     known = execution.names()
     names = [one_of("notebook", name, known) for name in notebooks or known]
     settings = Settings.from_environment()
-    if settings.profile.seconds:  # several notebooks share the time of one
-        share = dataclasses.replace(
-            settings.profile, seconds=settings.profile.seconds // len(names)
-        )
-        settings = dataclasses.replace(settings, profile=share)
+    profile = settings.profile
+    if profile.seconds:  # several notebooks share the time of one
+        profile = dataclasses.replace(profile, seconds=max(1, profile.seconds // len(names)))
     # Else every notebook would ask the net for the data again.
-    settings = dataclasses.replace(settings, dataset=data.load(settings).key)
+    settings = dataclasses.replace(settings, profile=profile, dataset=data.load(settings).key)
     for name in names:
         folder = execution.execute(name, settings)
     runs = {run: m for run, m in tables.kept(folder).items() if m["notebook"] in names}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from helpers.evaluation import confidence
@@ -86,17 +87,15 @@ def reliability(labels: np.ndarray, logits: np.ndarray, title: str) -> Figure:
 
     figure, axis = empty_figure(6, 4.8, title)
     sure, right = confidence(logits), logits.argmax(axis=1) == labels
-    options = {"ax": axis, "color": BLUE, "name": "accuracy", "ref_line": True}
+    options = {"ax": axis, "color": BLUE, "name": "accuracy", "ref_line": False}
     found = CalibrationDisplay.from_predictions(right, sure, n_bins=10, **options)
     bins = np.searchsorted(np.linspace(0, 1, 11)[1:-1], sure)  # as scikit-learn sorts them
     shares = np.unique_counts(bins).counts / len(sure)
     error = np.abs(found.prob_true - found.prob_pred) @ shares
+    figure.suptitle(f"{title}\nexpected calibration error {error:.3f}")
+    axis.plot([0, 1], [0, 1], "k:", label="perfect calibration")
     axis.bar(found.prob_pred, shares, 0.03, color=ORANGE, alpha=0.5, label="share of the images")
-    axis.set(
-        xlabel="confidence",
-        ylabel="accuracy, share",
-        title=f"expected calibration error {error:.3f}",
-    )
+    axis.set(xlabel="confidence", ylabel="accuracy, share")
     axis.legend()
     return figure
 
@@ -109,6 +108,7 @@ def confusion(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str], ti
     ConfusionMatrixDisplay.from_predictions(
         labels, logits.argmax(axis=1), labels=range(len(classes)), display_labels=classes,
         ax=axis, cmap="Blues", xticks_rotation=45, colorbar=False,
+        im_kw={"norm": PowerNorm(0.5)},  # else few mistakes look like none
     )  # fmt: skip
     axis.set(xlabel="predicted class", ylabel="true class")
     return figure

@@ -7,26 +7,23 @@ bit, as a run that was never killed.
 
 import hashlib
 import http.server
-import io
 import json
 import os
-import pickle
 import random
 import shutil
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pandas as pd
 import psutil
 import pytest
 
 from helpers.settings import ROOT
+from tests import tiny_cifar10
 
 COMMANDS = {
     "train": ["train", "S7/tiny"], "checkpoints": ["train", "S7/tiny"],
@@ -52,25 +49,7 @@ class Archive:
     """A tiny CIFAR-10, served slowly, and what torchvision must know to accept it."""
 
     def __init__(self):
-        packed, sums = io.BytesIO(), {}
-        names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
-        with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-            for name in names:
-                noise = np.random.default_rng(0).integers(0, 256, (40, 3072), np.uint8)
-                content = {"data": noise, "labels": [0, 1] * 20}
-                content = {"label_names": list("abcdefghij")} if "meta" in name else content
-                raw = pickle.dumps(content)
-                sums[name] = hashlib.md5(raw).hexdigest()
-                entry = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-                entry.size = len(raw)
-                tar.addfile(entry, io.BytesIO(raw))
-        packed = packed.getvalue()
-        meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
-        self.sums = {
-            "tgz_md5": hashlib.md5(packed).hexdigest(), "meta": meta,
-            "train_list": [[name, sums[name]] for name in names[:5]],
-            "test_list": [["test_batch", sums["test_batch"]]],
-        }  # fmt: skip
+        packed, self.sums = tiny_cifar10.packed(images=40)
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
