@@ -26,10 +26,10 @@ def field_by_contamination(model: nn.Module, size: int) -> tuple[int, int] | Non
     cancel another. Outputs around the middle are asked, many in a row, as not all may see equally
     much. None where the border of the image cuts off what the middle sees.
     """
-    model = model.double().eval()
+    model.eval()
     sides = []
     for axis in (2, 3):
-        images = torch.rand(size, 3, size, size, dtype=torch.double)
+        images = torch.rand(size, 3, size, size)
         for i in range(size):
             images[i].select(axis - 1, i).fill_(torch.nan)
         with torch.no_grad():
@@ -164,7 +164,7 @@ def test_field_of_any_network(names):
     torch.manual_seed(0)
     blocks = [BLOCKS[name]() for name in names]
     model = nn.Sequential(nn.Conv2d(3, 4, 1), *blocks)
-    found = layers(model.double(), image_size=SIZE)
+    found = layers(model, image_size=SIZE)
     _, field = receptive_field(found)
     truth = field_by_contamination(model, SIZE)
     assume(truth)
@@ -179,7 +179,7 @@ def test_field_of_any_network(names):
 def test_field_after_a_block_between_two_convolutions(name):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), BLOCKS[name](), conv(3, padding=1))
-    _, field = receptive_field(layers(model.double(), image_size=48))
+    _, field = receptive_field(layers(model, image_size=48))
     assert field == field_by_contamination(model, 48)
 
 
