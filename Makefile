@@ -141,4 +141,4 @@ HASHES = --require-hashes
 			'Building wheel'*|'Installing collected'*) echo "  $${line%%:*}" ;; \
 		esac; \
 	done; \
-	test -e $@ && echo '  Compiling' && { $(@D)/bin/python -m compileall -qq -j 0 $(@D)/lib || true; }
+	test -e $@ && echo '  Compiling' && { $(@D)/bin/python -W ignore -m compileall -qq -j 0 $(@D)/lib || true; }
