@@ -27,7 +27,8 @@ def range_test(
     and random state are left as they were.
     """
     with warnings.catch_warnings(action="ignore"):  # of widgets that are not wanted
-        from torch_lr_finder import LRFinder
+        from torch_lr_finder import lr_finder
+    lr_finder.tqdm = iter  # in place of a bar, which in Colab would be such a widget
 
     accelerator = devices.accelerator()
     device, mixed = accelerator.device, accelerator.mixed_precision
@@ -40,13 +41,12 @@ def range_test(
     autocast |= {"dtype": torch.float16 if mixed == "fp16" else torch.bfloat16}
     scaler = accelerator.scaler or torch.amp.GradScaler(device.type, enabled=False)
     amp = {"amp_backend": "torch", "amp_config": autocast, "grad_scaler": scaler}
-    finder = LRFinder(network, optimizer, loss, device, **amp)
+    finder = lr_finder.LRFinder(network, optimizer, loss, device, **amp)
     sampler = BatchSampler(len(data.train_labels), recipe.batch_size, seed)
     loader = train_loader(data, transform, sampler, devices.workers())
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
         warnings.catch_warnings(action="ignore"),  # of first steps that loss scaling skips
     ):
         torch.manual_seed(seed)
