@@ -16,7 +16,7 @@ from helpers import models
 from helpers.figures.grad_cam import grad_cam
 from helpers.images import data
 from helpers.runs.catalogue import RUNS
-from helpers.settings import ROOT
+from helpers.settings import ROOT, SMOKE, Settings
 
 NAMES = ("S7", "S9", "S10", "ResNet18_GradCAM")
 PAGES = [*NAMES, *(f"solutions/{name}" for name in NAMES)]
@@ -169,6 +169,7 @@ def test_the_loop_on_the_page_is_short_and_learns(digits, capsys, monkeypatch):
     tiny = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
     monkeypatch.setitem(models.MODELS, "s7", lambda: tiny)
     scope = {"F": F, "np": np, "torch": torch, "models": models, "RUNS": RUNS, "images": digits}
+    scope |= {"settings": Settings(SMOKE)}
     for _ in range(3):  # three epochs of it
         exec(source, scope | {"mean": digits.statistics[0]})
     losses = [float(x) for x in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
