@@ -37,7 +37,8 @@ def bars(table: pd.DataFrame, unit: str, title: str) -> Figure:
 def gallery(images: np.ndarray, captions: Sequence[str], title: str, columns: int = 5) -> Figure:
     """Images (N, H, W, 3), uint8 or floats in [0, 1], in rows, each under its caption."""
     rows, side = -(-len(images) // columns), 9.5 / columns
-    size = 9.5, 0.6 + rows * (side + (0.3 if any(captions) else 0))
+    captioned = {i // columns for i, caption in enumerate(captions) if caption}
+    size = 9.5, 0.6 + rows * side + 0.3 * len(captioned)
     figure, axes = empty_figure(*size, title, nrows=rows, ncols=columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
