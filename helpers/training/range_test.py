@@ -26,10 +26,6 @@ def range_test(
     They are taken by a copy of the network, with the recipe's optimizer, batches and loss: network
     and random state are left as they were.
     """
-    with warnings.catch_warnings(action="ignore"):  # of widgets that are not wanted
-        from torch_lr_finder import lr_finder
-    lr_finder.tqdm = iter  # in place of a bar, which in Colab would be such a widget
-
     accelerator = devices.accelerator()
     device, mixed = accelerator.device, accelerator.mixed_precision
     network = placed(copy.deepcopy(model), device)
@@ -41,14 +37,17 @@ def range_test(
     autocast |= {"dtype": torch.float16 if mixed == "fp16" else torch.bfloat16}
     scaler = accelerator.scaler or torch.amp.GradScaler(device.type, enabled=False)
     amp = {"amp_backend": "torch", "amp_config": autocast, "grad_scaler": scaler}
-    finder = lr_finder.LRFinder(network, optimizer, loss, device, **amp)
     sampler = BatchSampler(len(data.train_labels), recipe.batch_size, seed)
     loader = train_loader(data, transform, sampler, devices.workers())
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         contextlib.redirect_stdout(io.StringIO()),
-        warnings.catch_warnings(action="ignore"),  # of first steps that loss scaling skips
+        warnings.catch_warnings(action="ignore"),  # of widgets, of steps that loss scaling skips
     ):
+        from torch_lr_finder import lr_finder
+
+        lr_finder.tqdm = iter  # in place of a bar that would be a widget in Colab
+        finder = lr_finder.LRFinder(network, optimizer, loss, device, **amp)
         torch.manual_seed(seed)
         finder.range_test(loader, start_lr=1e-5, end_lr=1, num_iter=steps)
     return pd.DataFrame(finder.history).rename(columns={"lr": "learning_rate"})
