@@ -211,11 +211,12 @@ def test_s10s_exercise_with_sgd_has_a_rate_and_a_decay_of_its_own():
 
     s10 = dataclasses.replace(RUNS["S10/s10"], rate_bounds=None)
     scope = {"dataclasses": dataclasses, "s10": s10, "reached": lambda **runs: runs}
-    exec(code("solutions/S10", 'name="S10/sgd"'), scope)
-    recipe = scope["sgd"].recipe
-    assert (recipe.optimizer, recipe.max_lr) == ("SGD", 0.4)
-    assert recipe.max_lr * recipe.weight_decay < 1e-3
-    assert scope["sgd"].rate_bounds is None
+    exec(code("solutions/S10", "def with_sgd"), scope)
+    for rate in (0.1, 0.01):
+        run = scope["with_sgd"](rate)
+        assert (run.recipe.optimizer, run.recipe.max_lr) == ("SGD", rate)
+        assert run.recipe.max_lr * run.recipe.weight_decay < 1e-3
+        assert run.rate_bounds is None
     for said in ("weight decay of 5e-4", "rate_bounds=None"):
         assert said in prose("S10")
 
