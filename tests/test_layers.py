@@ -155,7 +155,7 @@ THINNING = {"every second pixel", "patches", "strided 1x1", "strided in one dire
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(list(BLOCKS)), min_size=1, max_size=4))
 @example(["transposed", "transposed", "average pooling", "every second pixel"])
 @example(["three halves", "three halves", "overlapping pooling"])

@@ -50,7 +50,7 @@ def test_every_step_is_taken_timed_and_kept_and_none_is_taken_twice(tmp_path):
     assert done.returncode == 0, done.stderr
     *passes, rest = done.stdout.split("FAILED []\n")
     assert (len(passes), rest) == (2, ""), done.stdout + done.stderr
-    said = [[line for line in text.splitlines() if line.startswith("==")] for text in passes]
+    said = [[line for line in text.splitlines() if line.startswith("== ")] for text in passes]
     names = [
         "tests on the device", "first 3 steps in every precision", "benchmark",
         "S7/s7_dropout, seed 0", "S7/s7_dropout, seed 1",

@@ -103,7 +103,7 @@ def reduction(call: Call) -> Step:
     """A mean, sum or maximum along whole dimensions: a pooling where these are sides of maps."""
     view = call.views[0]
     after = view.mixed(over(call.dims, call.given.get("keepdim", False)), call.output)
-    kernel = tuple(n if call.dims & set(view.dims(i)) else 1 for i, n in enumerate(view.sizes))
+    kernel = tuple(n if call.dims & set(view.dims[i]) else 1 for i, n in enumerate(view.sizes))
     maps_of_one_pixel = call.inputs[0].dim() == 4 and call.dims == {2, 3}
     return Step([after], "pool" if max(kernel) > 1 or maps_of_one_pixel else "", kernel)
 
@@ -113,7 +113,7 @@ def product(call: Call) -> Step:
     found, kernel = [], (1, 1)
     for factor, dim in zip(call.inputs[-2:], (-1, -2), strict=True):
         if view := call.known.get(id(factor)):
-            summed = [dim % factor.dim() in view.dims(side) for side in (0, 1)]
+            summed = [dim % factor.dim() in view.dims[side] for side in (0, 1)]
             kernel = tuple(n if all_ else 1 for n, all_ in zip(view.sizes, summed, strict=True))
             found.append(view.mixed(over([dim]), call.output))
     after = joined(found, call.output)
@@ -126,7 +126,7 @@ def product(call: Call) -> Step:
 def other(call: Call) -> Step:
     """Any other operation: on what is no map any more, along no side of maps, or of maps alone."""
     view = call.views[0] if len(call.views) == 1 else joined(call.views, call.output)
-    live = {dim for side in (0, 1) for dim in view.dims(side)}
+    live = {dim for side in (0, 1) for dim in view.dims[side]}
     if not live:
         return Step([view.mixed(over(range(view.reach[0].dim()), keepdim=False), call.output)])
     if "dim" in call.given and not live & call.dims:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import reduce
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class View:
         """Whether no value sees anything, as in a tensor of zeros."""
         return not bool(self.reach[0].isfinite().any())
 
-    @property
+    @cached_property
     def field(self) -> Pair:
         """Height and width in pixels of what the value with the widest view sees.
 
@@ -72,15 +72,19 @@ class View:
             sides.append(int(widest) + 1)
         return tuple(sides)
 
-    def dims(self, side: int) -> list[int]:
-        """The dimensions along which one goes down (side 0) or across the image (side 1)."""
-        places = self.reach[2 * side + 1]
-        least = places.where(places.isfinite(), math.inf)
-        return [d for d in range(places.dim()) if bool((places.amax(d) > least.amin(d)).any())]
+    @cached_property
+    def dims(self) -> tuple[list[int], list[int]]:
+        """The dimensions along which one goes down the image, and those across it."""
+        along = []
+        for places in self.reach[1::2]:
+            least = places.where(places.isfinite(), math.inf)
+            moves = (bool((places.amax(d) > least.amin(d)).any()) for d in range(places.dim()))
+            along.append([d for d, moving in enumerate(moves) if moving])
+        return tuple(along)
 
     def side(self, side: int) -> int | None:
         """The dimension that is this side of the maps, None where it is flattened or gone."""
-        own = [dim for dim in self.dims(side) if dim not in self.dims(1 - side)]
+        own = [dim for dim in self.dims[side] if dim not in self.dims[1 - side]]
         return own[-1] if own else None  # channels may hold neighbouring pixels too
 
     @property
@@ -116,7 +120,7 @@ class View:
 
 def gates(views: Sequence[View]) -> list[View]:
     """The views that are the same for all places along a side of the maps that others have."""
-    sides = [[view for view in views if view.dims(side)] for side in (0, 1)]
+    sides = [[view for view in views if view.dims[side]] for side in (0, 1)]
     return [v for v in views if not v.blind and any(live and v not in live for live in sides)]
 
 
@@ -133,7 +137,7 @@ def joined(views: Sequence[View], like: Tensor) -> View:
     """The view of a sum or product of tensors; what only gates the others does not count."""
     reach = []
     for side in (0, 1):
-        live = [view for view in views if view.dims(side)] or views
+        live = [view for view in views if view.dims[side]] or views
         for direction in (2 * side, 2 * side + 1):
             numbers = (view.reach[direction] for view in live)
             reach.append(stored(reduce(torch.maximum, numbers), like))
