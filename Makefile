@@ -50,7 +50,7 @@ run: .venv/.installed ## Execute the notebooks (NOTEBOOKS="S7 S9", PROFILE=full|
 
 # Agg is for the tests alone: in a notebook it would suppress the figures.
 test: lint ## Lint, run the unit tests, and run the notebooks on a few small images
-	@echo 'About a quarter of an hour on two cores, half of it notebooks. Quicker: make check'
+	@echo 'About six minutes on two cores, a third of it notebooks. Quicker: make check'
 	MPLBACKEND=Agg .venv/bin/python -m pytest $(IN_PARALLEL) --dist worksteal tests
 	$(TEST_NOTEBOOKS)
 

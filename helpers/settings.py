@@ -25,7 +25,7 @@ class Profile:
 
 FULL = Profile("full")
 QUICK = Profile("quick", epochs=2, seconds=70)
-SMOKE = Profile("smoke", epochs=2, train_images=64, test_images=50)
+SMOKE = Profile("smoke", epochs=2, train_images=32, test_images=50)
 PROFILES = {profile.name: profile for profile in (FULL, QUICK, SMOKE)}
 
 

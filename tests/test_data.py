@@ -141,7 +141,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 def test_validation_is_split_before_the_profile_cuts():
     settings = Settings(PROFILES["smoke"], "digits")
     part = data_module.load(settings, validation=True)
-    assert len(part.train_labels) == 64
+    assert len(part.train_labels) == 32
     assert len(part.test_labels) == 50
     assert part.title.endswith("CIFAR-10 (validation split), first 50 test images")
     reused = data_module.load(replace(settings, reuse=True), validation=True)
@@ -255,6 +255,6 @@ def test_only_auto_falls_back_to_the_digits_and_says_so(monkeypatch, tmp_path, c
     data = data_module.load(Settings(PROFILES["smoke"], "auto"))
     assert data.key == "digits"
     assert "THIS IS NOT CIFAR-10" in capsys.readouterr().out
-    assert len(data.train_labels) == 64
+    assert len(data.train_labels) == 32
     with pytest.raises(DataUnavailable):
         data_module.load(Settings(PROFILES["smoke"], "cifar10"))

@@ -35,6 +35,7 @@ from tests.test_range_test import network
 pytestmark = pytest.mark.slow
 
 RECIPE = Recipe(epochs=1, batch_size=64, max_lr=0.01, peak_epoch=0.5)
+LONGER = dataclasses.replace(RECIPE, epochs=10)
 CUDA = torch.device("cuda", 0)
 IMAGES, LABELS = (64, 3, 32, 32), (64,)
 
@@ -136,7 +137,7 @@ def test_the_range_test_runs_in_the_precision_of_the_gpu(capability, dtype, gpu,
     with FakeTensorMode(allow_non_fake_inputs=True), traffic:
         model.to(CUDA, memory_format=torch.channels_last)
         traffic.copied.clear()
-        found = range_test(model, digits, None, RECIPE, steps=steps)
+        found = range_test(model, digits, None, LONGER, steps=steps)
     assert len(found) == steps
     assert traffic.convolved == {getattr(torch, dtype)}
     constants = 2
@@ -222,7 +223,7 @@ def test_training_and_range_test_load_with_the_workers_of_the_device(
 
 
 def test_the_range_test_scales_the_loss_and_skips_steps_that_overflow(digits, monkeypatch, capsys):
-    expected = range_test(fresh(), digits, None, RECIPE, steps=30)
+    expected = range_test(fresh(), digits, None, LONGER, steps=30)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=10_000)
     stand_in = types.SimpleNamespace(
         device=torch.device("cpu"), mixed_precision="fp16", scaler=scaler
@@ -235,7 +236,7 @@ def test_the_range_test_scales_the_loss_and_skips_steps_that_overflow(digits, mo
         return scaled(loss) * (torch.inf if next(overflows, False) else 1)
 
     monkeypatch.setattr(scaler, "scale", overflowing)
-    found = range_test(fresh(), digits, None, RECIPE, steps=30)
+    found = range_test(fresh(), digits, None, LONGER, steps=30)
     assert scaler.get_scale() == 1024 / 2**3, "three steps should have been skipped"
     assert found["learning_rate"].tolist() == expected["learning_rate"].tolist()
     assert np.isfinite(found["loss"]).all()

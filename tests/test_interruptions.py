@@ -260,7 +260,7 @@ def test_another_device_precision_or_version_goes_on_and_says_so(
     now, digits, tmp_path, monkeypatch, capsys
 ):
     def here(**changed):
-        AcceleratorState._reset_state()
+        monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # it knows one precision
         found = {"device": "CPU", "precision": "no", "numpy": "1"} | changed
         monkeypatch.setattr(devices, "describe", lambda _: found["device"])
         monkeypatch.setattr(devices, "precision", lambda _: found["precision"])

@@ -138,5 +138,5 @@ def test_a_lost_process_ends_the_run_clearly_and_the_same_command_goes_on(tmp_pa
     assert done.stdout.count("% of 50 test images right") == 1
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["processes"] == 2
-    assert metrics["train_images"] == 64
+    assert metrics["train_images"] == 32
     assert metrics["test_images"] == 50

@@ -19,7 +19,7 @@ from helpers.settings import SMOKE, Settings
 from helpers.training.range_test import range_test, suggested
 from helpers.training.recipes import Recipe
 
-RECIPE = Recipe(epochs=1, batch_size=64, max_lr=0.1, peak_epoch=0.5, optimizer="AdamW")
+RECIPE = Recipe(epochs=20, batch_size=64, max_lr=0.1, peak_epoch=5, optimizer="AdamW")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,16 @@ def test_rates_grow_and_the_loss_first_falls(digits):
     assert (np.diff(np.log(rates)) > 0).all()
     assert found["loss"].min() < 0.8 * found["loss"].iloc[0]
     assert 1e-3 < found["learning_rate"][found["loss"].idxmin()] <= 1
+    assert len(found) == 60
+
+
+def test_it_takes_no_more_steps_than_the_run(digits):
+    model = network()
+    model(torch.zeros(2, 3, 32, 32))
+    short = dataclasses.replace(RECIPE, epochs=2, peak_epoch=1)
+    found = range_test(model, digits, None, short)
+    assert len(found) == 2 * 5  # batches of 64 out of 300 images
+    assert found["learning_rate"].iloc[-1] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("lowest_at", "rate"), [(0.05, 0.005), (1.0, 0.01), (1e-4, 1e-3)])

@@ -1,5 +1,6 @@
 """The tables of all kept runs, written into the READMEs from their metrics.json files."""
 
+import functools
 import io
 import re
 from collections.abc import Sequence
@@ -47,13 +48,17 @@ def markdown(rows: list[dict[str, str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def rendered(template: str, **content: object) -> str:
-    """A page of `templates/`, filled in."""
-    environment = Environment(
+@functools.cache
+def _templates() -> Environment:
+    return Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    text = environment.get_template(template).render(content)
+
+
+def rendered(template: str, **content: object) -> str:
+    """A page of `templates/`, filled in."""
+    text = _templates().get_template(template).render(content)
     return re.sub(r"\n{3,}", "\n\n", text)  # what is left out leaves empty lines
 
 

@@ -41,8 +41,7 @@ def with_found_rate(run: Run, data: ImageData, settings: Settings) -> tuple[Run,
         model, transform = initial(run, data, seed), run.transform(data.statistics[0])
         file = settings.checkpoints(data.key) / run.name / f"range-test-{seed}.pt"
         checkpoint = Checkpoint(file, _fingerprint(run, seed, model, data), settings.resume)
-        setting = model, data, transform, recipe, seed
-        found = [checkpoint.load() or range_test(*setting).to_dict("list")]
+        found = [checkpoint.load() or range_test(model, data, transform, recipe, seed).to_dict()]
         checkpoint.save(found[0])
     utils.broadcast_object_list(found)
     found = pd.DataFrame(found[0])

@@ -23,8 +23,8 @@ def range_test(
 ) -> pd.DataFrame:  # fmt: skip
     """Take steps at rates that grow from 1e-5 to 1; a row each: learning_rate, (smoothed) loss.
 
-    They are taken by a copy of the network, with the recipe's optimizer, batches and loss: network
-    and random state are left as they were.
+    They are taken by a copy of the network, with the recipe's optimizer, batches and loss, and are
+    no more than the recipe's own: network and random state are left as they were.
     """
     accelerator = devices.accelerator()
     device, mixed = accelerator.device, accelerator.mixed_precision
@@ -49,6 +49,7 @@ def range_test(
         lr_finder.tqdm = iter  # in place of a bar that would be a widget in Colab
         finder = lr_finder.LRFinder(network, optimizer, loss, device, **amp)
         torch.manual_seed(seed)
+        steps = min(steps, recipe.epochs * len(loader))
         finder.range_test(loader, start_lr=1e-5, end_lr=1, num_iter=steps)
     return pd.DataFrame(finder.history).rename(columns={"lr": "learning_rate"})
 

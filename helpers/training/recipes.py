@@ -41,14 +41,14 @@ class Recipe:
 
 
 def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
-    """The recipe cut to the profile's epochs, with 32 steps an epoch or more.
+    """The recipe cut to the profile's epochs, with 16 steps an epoch or more.
 
     The peak keeps its place in the cycle, and the learning rate shrinks with the batch.
     """
     epochs = min(recipe.epochs, profile.epochs or recipe.epochs)
     peak_epoch = recipe.peak_epoch / recipe.epochs * epochs
     recipe = replace(recipe, epochs=epochs, peak_epoch=peak_epoch)
-    most = 2 ** int(np.log2(max(1, train_images // 32)))  # which 8 processes can share
+    most = 2 ** int(np.log2(max(1, train_images // 16)))  # which 8 processes can share
     return recipe.with_batch_size(min(recipe.batch_size, most))
 
 
