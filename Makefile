@@ -117,7 +117,8 @@ HASHES = --require-hashes
 # Sets up the folder that holds the target, from nothing, so that nothing of an older lock is left.
 # PYTHON may name an interpreter. Names are tried by running them, as one that is found may be a
 # version manager's stub without anything behind it, or a system's Python without venv.
-# Of what pip says, only downloads that one has to wait for are shown, and its errors. The target
+# Of what pip says, only downloads that one has to wait for are shown, and its errors; where it works
+# in silence, the size that the folder has reached, for as long as this shell lives. The target
 # appears last, and only when pip has succeeded: a set-up that was cut short starts anew. Byte code is
 # compiled afterwards, on all cores.
 .venv/.installed .venv-lowest/.installed .venv-colab-$(COLAB)/.installed:
@@ -133,7 +134,11 @@ HASHES = --require-hashes
 	echo "Setting up $(@D) with $$("$$python" --version): some gigabytes, a few minutes"; \
 	if [ -L $(@D) ]; then rm $(@D); fi; \
 	"$$python" -m venv --clear $(@D)
-	@{ $(@D)/bin/python -m pip install $(HASHES) --disable-pip-version-check \
+	@while sleep 10 >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do \
+		echo "  $$(du -sh $(@D) | cut -f1) in $(@D) so far"; \
+	done & \
+	trap "kill $$!" EXIT; \
+	{ $(@D)/bin/python -m pip install $(HASHES) --disable-pip-version-check \
 		--no-input --no-compile --progress-bar off -r $< && : >$@; } | \
 	while IFS= read -r line; do \
 		case $$line in \
