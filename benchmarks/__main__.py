@@ -142,7 +142,7 @@ def main(root: Path = ROOT, nets: Iterable[str] = NETWORKS, sizes: Sizes | None 
     sizes = sizes or (ON_GPU if device.type == "cuda" else ON_CPU)
     found = {
         "device": devices.describe(device),
-        "precision": devices.precision(device),
+        "precision": devices.precision(device).replace("no", "float32"),
         "instruction_set": instruction_set(device),
         "date": datetime.date.today().isoformat(),
         "versions": devices.versions(),

@@ -40,8 +40,8 @@ def section(found: dict) -> str:
 
 
 def _setting(found: dict) -> str:
-    precision = found["precision"].replace("no", "float32")
-    return ", ".join(filter(None, (found["device"], precision, found.get("instruction_set"))))
+    named = (found["device"], found["precision"], found.get("instruction_set"))
+    return ", ".join(filter(None, named))
 
 
 def overview(benchmarks: list[dict]) -> str:

@@ -156,7 +156,7 @@ def test_what_was_measured_is_kept_at_once_and_replaces_a_whole_file_only_when_w
 def test_another_precision_or_instruction_set_never_takes_anothers_file():
     here = {"device": "Tesla T4", "precision": "fp16", "instruction_set": "sm_75"}
     assert bench.file_name(here) == "tesla-t4-fp16-sm-75.json"
-    others = ({"device": "L4"}, {"precision": "no"}, {"instruction_set": "sm_80"})
+    others = ({"device": "L4"}, {"precision": "float32"}, {"instruction_set": "sm_80"})
     assert len({bench.file_name(here | other) for other in ({}, *others)}) == 4
     found = json.loads(next((ROOT / "results" / "benchmark").glob("*.json")).read_text())
     assert (ROOT / "results" / "benchmark" / bench.file_name(found)).is_file()
@@ -222,7 +222,7 @@ def test_readme_and_page_say_what_was_measured(tmp_path):
 
 def test_the_overview_has_a_column_for_each_benchmark_and_a_gap_for_what_was_not_measured():
     row = {"theirs": {"images_per_second": 40.0}, "ours": {"images_per_second": 1100.0}}
-    first = {"device": "A", "precision": "no", "networks": {"s7": row, "s9": row}}
+    first = {"device": "A", "precision": "float32", "networks": {"s7": row, "s9": row}}
     second = {"device": "B", "precision": "fp16", "instruction_set": "sm_75"}
     table = report.overview([first, second | {"networks": {"s7": row}}]).splitlines()
     assert table[0] == "| training images/s | A, float32 | B, fp16, sm_75 |"
