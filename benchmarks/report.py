@@ -21,13 +21,15 @@ def section(found: dict) -> str:
         f"{what}: " + ", ".join(f"{value}: {speed:,.0f}" for value, speed in speeds.items())
         for what, speeds in found.get("growth of s7", {}).items()
     ]
-    grown = ["Training images a second of `s7` by " + "; by ".join(growth) + "."] if growth else []
+    grown = (
+        ["Images a second of `s7`, once each, by " + "; by ".join(growth) + "."] if growth else []
+    )
     return "\n\n".join(
         [
             f"## {_setting(found)}",
             f"Measured on {found['date']} with PyTorch {found['versions']['torch']}: medians of "
-            f"{found['repetitions']} repetitions of either way by turns; first steps, memory, "
-            f"operators and `s7`'s other sizes once. The ceiling is "
+            f"{found['repetitions']} repetitions of either way by turns; first steps, memory "
+            f"and operators once. The ceiling is "
             f"{ceiling['flops'] / 1e9:,.0f} GFLOP/s ({ceiling['by']}); a large copy moves "
             f"{ceiling['copy_bytes'] / 1e9:.0f} GB/s.",
             markdown([_training(net, row, ceiling) for net, row in found["networks"].items()]),
@@ -127,7 +129,7 @@ def _costly(net: str, row: dict, ceiling: dict) -> dict[str, str]:
 def figure(found: dict) -> Figure:
     """Images a second of every network both ways, and of `s7` as its cost grows."""
     drawn = Figure((10, 6.5), dpi=100, layout="constrained", facecolor="white")
-    drawn.suptitle(f"Training speed: {found['device']}")
+    drawn.suptitle(f"Training speed: {_setting(found)}")
     growth = found.get("growth of s7", {})
     axes = drawn.subplot_mosaic([["networks"] * 3, list(growth)] if growth else [["networks"]])
     names = list(found["networks"])

@@ -55,14 +55,12 @@ def train(
         images = pace.affordable(images, settings, run.split("/")[0])
     batches = processes.num_processes if scale else 1
     result = conductor.train(chosen, images, settings, seeds, batches)
-    reached = (
-        f"{test_accuracy(result.logits, images):.2f} % of {len(result.logits):,} test images right"
-    )
-    processes.print(f"{reached}; {result.folder}")
+    share, tested = test_accuracy(result.logits, images), len(result.logits)
+    processes.print(f"{share:.2f} % of {tested:,} test images right; {result.folder}")
     processes.destroy_process_group()
 
 
-app.add_typer(commands.app)  # check, summary, run, verify, report
+app.add_typer(commands.app)  # check, summary, seeds, run, verify, report
 
 
 def _stop(number: int, _: object) -> None:

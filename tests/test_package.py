@@ -25,7 +25,7 @@ ORDER = [
     "figures.plots", "figures.fields", "figures.grad_cam",
     "runs.catalogue", "runs.results", "runs.conductor", "runs.pace",
     "notebook",
-    "upkeep.execution", "upkeep.grading", "upkeep.verification", "upkeep.tables",
+    "upkeep.execution", "upkeep.grading", "upkeep.verification", "upkeep.seeds", "upkeep.tables",
     "upkeep.handin", "upkeep.commands", "__main__",
 ]  # fmt: skip
 
@@ -115,7 +115,8 @@ def test_tracing_stands_on_its_own():
 
 def test_readme_lists_every_module():
     readme = (ROOT / "README.md").read_text()
-    for path in [path for package in PACKAGES for path in (ROOT / package).rglob("*")]:
+    files = (path for package in PACKAGES for path in (ROOT / package).rglob("*"))
+    for path in (path for path in files if path.suffix != ".pyc"):
         if not path.name.startswith("__") and path.parent.name not in ("models", "templates"):
             indent = " " * 2 * len(path.relative_to(ROOT).parent.parts)
             slash = "/" if path.is_dir() else ""

@@ -229,14 +229,21 @@ def test_what_s7_says_of_its_ablation_is_in_the_table(capsys):
     assert capsys.readouterr().out.rstrip().endswith("clearly different: usual random weights")
 
 
-def test_compact_is_slower_than_s9_for_fewer_multiply_adds_as_s9_says():
-    assert "compact` has fewer than `s9` and yet trains more slowly" in prose("S9")
+def test_compact_gains_less_than_its_multiply_adds_promise_as_s9_says():
+    for said in (
+        "fewer than half as many",
+        "slower one in bfloat16",
+        "in float32 it is the faster",
+    ):
+        assert said in prose("S9")
     for file in (ROOT / "results" / "benchmark").glob("*.json"):
         measured = json.loads(file.read_text())
-        if "cpu" in measured["device"].lower() or "threads" in measured["device"]:
+        if "threads" in measured["device"]:
             compact, s9 = (measured["networks"][name] for name in ("compact", "s9"))
-            assert compact["mult_adds"] < s9["mult_adds"]
-            assert compact["ours"]["images_per_second"] < s9["ours"]["images_per_second"]
+            promised = s9["mult_adds"] / compact["mult_adds"]
+            gain = compact["ours"]["images_per_second"] / s9["ours"]["images_per_second"]
+            assert promised > 2
+            assert gain < 1 if measured["precision"] == "bf16" else 1 < gain < promised
 
 
 def test_exercises_on_resnet18s_mistakes_find_its_own():

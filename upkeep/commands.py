@@ -46,6 +46,17 @@ def summary(
 
 
 @app.command()
+def seeds(
+    run: Annotated[str, typer.Argument(help="Which kept run, as in 'S7/s7'.")],
+    number: Annotated[int, typer.Argument(min=2, help="How many there are to be in all.")] = 3,
+) -> None:
+    """Train further seeds of a kept run; their accuracies are put beside its own."""
+    from upkeep import seeds
+
+    print(seeds.add(run, number, Settings.from_environment("full")))
+
+
+@app.command()
 def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="As in 'S7'; or all.")] = None,
 ) -> None:

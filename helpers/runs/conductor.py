@@ -4,7 +4,6 @@ import contextlib
 import inspect
 from dataclasses import asdict, replace
 
-import numpy as np
 import pandas as pd
 from accelerate import utils
 from torch import nn
@@ -96,7 +95,6 @@ def _conducted(
         measured, logits = results.measure(model, data)
         of_seed = {k: v for k, v in measured.items() if k.startswith("test_accuracy")}
         accuracies.insert(0, {"seed": seed} | of_seed)
-    tests = [accuracy["test_accuracy"] for accuracy in accuracies]
     steps = run.transform(data.statistics[0]).to_dict()["transform"]["transforms"]
     metrics = {
         "notebook": run.name.split("/")[0], "net": run.net, "seed": settings.seed,
@@ -106,9 +104,7 @@ def _conducted(
         "channel_means": data.statistics[0].tolist(),
         **measured,
         "published_test_accuracy": run.published if data.title == "CIFAR-10" else None,
-        "seeds": accuracies,
-        "test_accuracy_mean": float(np.mean(tests)),
-        "test_accuracy_std": float(np.std(tests, ddof=1)) if seeds > 1 else None,
+        **results.over_seeds(accuracies),
         **results.circumstances(history, data, accelerator),
     }  # fmt: skip
     metrics["requirements"] = results.judged(model, metrics)

@@ -85,6 +85,14 @@ def attempted(what: str, make: Callable) -> Any:
         return None
 
 
+def over_seeds(accuracies: list[dict]) -> dict:
+    """What the weights of each seed reach, and the mean and standard deviation of that in %."""
+    tests = [of_seed["test_accuracy"] for of_seed in accuracies]
+    mean = float(np.mean(tests))
+    deviation = float(np.std(tests, ddof=1)) if len(tests) > 1 else None
+    return {"seeds": accuracies, "test_accuracy_mean": mean, "test_accuracy_std": deviation}
+
+
 def circumstances(history: History, data: ImageData, accelerator: Accelerator) -> dict:
     """What a run was trained on, how long, and where."""
     rows, rates, device = pd.DataFrame(history.rows), history.learning_rates, accelerator.device

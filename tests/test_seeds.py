@@ -1,0 +1,69 @@
+"""Further seeds of a kept run: trained once each, and put beside its own."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from helpers.images import data
+from helpers.runs import conductor
+from helpers.runs.catalogue import RUNS
+from helpers.settings import SMOKE, Settings
+from upkeep import seeds
+
+NAME = "S7/s7_dropout"
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Of a home where one seed of a run is kept."""
+    settings = Settings(SMOKE, "digits", home=tmp_path)
+    conductor.train(RUNS[NAME], data.load(settings), settings)
+    return settings
+
+
+def kept(settings):
+    return json.loads((settings.results("digits") / NAME / "metrics.json").read_text())
+
+
+def test_seeds_that_lack_are_trained_once_and_averaged(settings, tmp_path, monkeypatch):
+    before, weights = kept(settings), settings.results("digits") / NAME / "model.safetensors"
+    first = weights.read_bytes()
+    line = seeds.add(NAME, 3, settings)
+    after = kept(settings)
+    assert weights.read_bytes() == first
+    others = [dataclasses.replace(settings, seed=s, home=tmp_path / "apart") for s in (1, 2)]
+    apart = [conductor.train(RUNS[NAME], data.load(other), other) for other in others]
+    figures = [before["test_accuracy"], *(run.metrics["test_accuracy"] for run in apart)]
+    assert [of_seed["test_accuracy"] for of_seed in after["seeds"]] == figures
+    assert [of_seed["seed"] for of_seed in after["seeds"]] == [0, 1, 2]
+    assert after["test_accuracy_mean"] == pytest.approx(np.mean(figures))
+    assert after["test_accuracy_std"] == pytest.approx(np.std(figures, ddof=1))
+    changed = {key for key in after if after[key] != before[key]}
+    assert changed <= {"seeds", "test_accuracy_mean", "test_accuracy_std"}
+    assert f"{np.mean(figures):.2f} %" in line
+    monkeypatch.setattr("helpers.runs.conductor.train", None)
+    assert seeds.add(NAME, 2, settings)
+
+
+def test_a_run_of_another_recipe_gets_no_seeds(settings, monkeypatch):
+    recipe = dataclasses.replace(RUNS[NAME].recipe, max_lr=0.05)
+    monkeypatch.setitem(RUNS, NAME, dataclasses.replace(RUNS[NAME], recipe=recipe))
+    with pytest.raises(ValueError, match="another recipe"):
+        seeds.add(NAME, 2, settings)
+
+
+def test_a_rate_that_was_found_is_taken_over(settings, monkeypatch):
+    found = kept(settings)["max_lr"]
+    recipe = dataclasses.replace(RUNS[NAME].recipe, max_lr=9.0)
+    run = dataclasses.replace(RUNS[NAME], recipe=recipe, rate_bounds=(1e-9, 1e9))
+    monkeypatch.setitem(RUNS, NAME, run)
+    seeds.add(NAME, 2, settings)
+    apart = settings.home / "checkpoints" / "seeds" / "1" / "results" / "_smoke-digits" / NAME
+    assert json.loads((apart / "metrics.json").read_text())["max_lr"] == found
+
+
+def test_nothing_kept_is_a_clear_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"metrics\.json"):
+        seeds.add(NAME, 2, Settings(SMOKE, "digits", home=tmp_path))

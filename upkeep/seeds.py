@@ -1,0 +1,37 @@
+"""Further seeds of a run that is kept: trained apart, their accuracies put beside its own."""
+
+import json
+from dataclasses import asdict, replace
+
+from helpers.files import write
+from helpers.images import data
+from helpers.runs import conductor, results
+from helpers.runs.catalogue import RUNS
+from helpers.settings import Settings, one_of
+from helpers.training.recipes import shortened
+
+
+def add(name: str, number: int, settings: Settings) -> str:
+    """Train the seeds that a kept run lacks to have so many; one line that says what all reach.
+
+    Their files go to `checkpoints/seeds/`; a learning rate that was found is taken over. Raises
+    FileNotFoundError where no such run is kept, ValueError where its recipe was another.
+    """
+    images = data.load(settings)
+    run, folder = RUNS[one_of("run", name, RUNS)], settings.results(images.key) / name
+    metrics = results.metrics_of(folder)
+    recipe = shortened(run.recipe, settings.profile, len(images.train_labels))
+    recipe = replace(recipe, max_lr=metrics["max_lr"]) if run.rate_bounds else recipe
+    if metrics["recipe"] != asdict(recipe) | {"transform": run.transform.__name__}:
+        raise ValueError(f"{folder} was trained by another recipe than today's: train it again")
+    run = replace(run, recipe=recipe, rate_bounds=None)
+    for seed in range(metrics["seed"], metrics["seed"] + number):
+        known = metrics["seeds"]
+        if seed in [of_seed["seed"] for of_seed in known]:
+            continue
+        apart = settings.home / "checkpoints" / "seeds" / str(seed)
+        trained = conductor.train(run, images, replace(settings, seed=seed, home=apart)).metrics
+        metrics |= results.over_seeds(known + trained["seeds"])
+        write(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    reached = ", ".join(f"{of_seed['test_accuracy']:.2f}" for of_seed in metrics["seeds"])
+    return f"{name}: {metrics['test_accuracy_mean']:.2f} %, the mean of {reached}"
