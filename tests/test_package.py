@@ -57,6 +57,7 @@ def test_imports_run_one_way():
         assert not later, f"{name} imports {later}"
 
 
+@pytest.mark.slow
 def test_importing_prints_nothing_opens_nothing_and_draws_nothing():
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
