@@ -81,7 +81,7 @@ opened = [entry for entry in opened if ".pyc" not in str(entry[0])]
 assert not opened, opened
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-B", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
