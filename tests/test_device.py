@@ -64,9 +64,9 @@ def test_a_1x1_convolution_with_padding_stride_and_dilation_is_right_in_half_pre
         assert apart < 0.02
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+@pytest.mark.parametrize("optimizer", ["SGD", "Muon", "AdamW"])
 def test_training_learns_and_goes_on_from_a_checkpoint(optimizer, digits, tmp_path, capsys):
-    rate = 0.1 if optimizer == "SGD" else 0.003
+    rate = 0.003 if optimizer == "AdamW" else 0.1
     recipe = Recipe(**{**vars(RECIPE), "optimizer": optimizer, "max_lr": rate})
     transform = transforms.flip_shift_and_hole(digits.statistics[0])
     checkpoint = Checkpoint(tmp_path / "run.pt", {"run": "s7_dropout"})

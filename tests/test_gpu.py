@@ -250,7 +250,7 @@ def fresh():
     return model
 
 
-@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.parametrize("name", ["SGD", "Muon", "AdamW"])
 def test_a_first_step_that_overflows_leaves_no_garbage_in_the_optimizer(name, digits, monkeypatch):
     """As SGD's fused form does: its momentum is whatever memory held before."""
     recipe = Recipe(**{**vars(RECIPE), "optimizer": name})

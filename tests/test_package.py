@@ -20,7 +20,7 @@ ORDER = [
     "anatomy.receptive_field", "anatomy.summary", "anatomy.judges", "anatomy.demands",
     "anatomy.requirements",
     "evaluation",
-    "training.recipes", "training.initialisation", "training.checkpoints", "training.loop",
+    "training.muon", "training.recipes", "training.initialisation", "training.checkpoints", "training.loop",
     "training.range_test",
     "figures.plots", "figures.fields", "figures.grad_cam",
     "runs.catalogue", "runs.results", "runs.conductor", "runs.pace",

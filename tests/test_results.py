@@ -164,7 +164,7 @@ def test_short_profiles_keep_the_shape_of_the_cycle(name, profile, images):
     assert images / short.batch_size >= 16
     assert short.peak_epoch / short.epochs == pytest.approx(recipe.peak_epoch / recipe.epochs)
     smaller = short.batch_size / recipe.batch_size
-    by = smaller if recipe.optimizer == "SGD" else smaller**0.5
+    by = smaller**0.5 if recipe.optimizer == "AdamW" else smaller
     assert short.max_lr == pytest.approx(recipe.max_lr * by)
 
 

@@ -79,7 +79,7 @@ def test_learning_rates_as_applied_follow_the_recipe(digits):
     epochs=st.integers(2, 60),
     batches=st.integers(8, 400),
     peak=st.floats(0.15, 0.6),
-    name=st.sampled_from(["SGD", "AdamW"]),
+    name=st.sampled_from(["SGD", "Muon", "AdamW"]),
 )
 def test_any_schedule_peaks_where_it_should_and_leaves_momentum_alone(epochs, batches, peak, name):
     recipe = Recipe(epochs, 64, max_lr=0.2, peak_epoch=peak * epochs, optimizer=name)

@@ -1,12 +1,14 @@
 """How networks are trained: recipes, and the optimizer and schedule they ask for."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
 from helpers.settings import Profile, one_of
+from helpers.training.muon import Muon
 
 
 @dataclass(frozen=True)
@@ -14,8 +16,9 @@ class Recipe:
     """How a network is trained.
 
     The learning rate goes up linearly from a tenth of `max_lr` to `max_lr` at `peak_epoch`, then
-    down linearly to nothing, a step a batch. `optimizer` is "SGD" (Nesterov momentum .9) or
-    "AdamW" (betas .9 and .99); `weight_decay` is for convolutions and linear layers only;
+    down linearly to nothing, a step a batch. `optimizer` is "SGD" (Nesterov momentum .9), "Muon"
+    (that, with the steps of kernels made orthogonal) or "AdamW" (betas .9 and .99);
+    `weight_decay` is for convolutions and linear layers only;
     `dropout` takes the place of the network's own probability, unless None; `whitened` and
     `identity` choose the weights to start from (`helpers.initialisation`).
     """
@@ -36,7 +39,7 @@ class Recipe:
 
         P. Goyal et al., arXiv:1706.02677; S. Malladi et al., arXiv:2205.10287.
         """
-        factor = (batch_size / self.batch_size) ** (1 if self.optimizer == "SGD" else 0.5)
+        factor = (batch_size / self.batch_size) ** (0.5 if self.optimizer == "AdamW" else 1)
         return replace(self, batch_size=batch_size, max_lr=self.max_lr * factor)
 
 
@@ -54,12 +57,15 @@ def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
 
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer; ValueError where it names one that is not known."""
-    known = {"SGD": {"momentum": 0.9, "nesterov": True}, "AdamW": {"betas": (0.9, 0.99)}}
-    options = known[one_of("optimizer", recipe.optimizer, known)]
-    options |= {"lr": recipe.max_lr, "weight_decay": recipe.weight_decay}
+    momentum = {"momentum": 0.9, "nesterov": True}
+    known = {
+        "SGD": partial(torch.optim.SGD, **momentum), "Muon": partial(Muon, **momentum),
+        "AdamW": partial(torch.optim.AdamW, betas=(0.9, 0.99)),
+    }  # fmt: skip
+    make = known[one_of("optimizer", recipe.optimizer, known)]
     weights, rest = ([p for p in model.parameters() if (p.ndim > 1) is w] for w in (True, False))
     groups = [{"params": weights}, {"params": rest, "weight_decay": 0.0}]
-    return getattr(torch.optim, recipe.optimizer)(groups, **options)
+    return make(groups, lr=recipe.max_lr, weight_decay=recipe.weight_decay)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, batches: int) -> OneCycleLR:
