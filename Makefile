@@ -28,7 +28,7 @@ COLAB = 3.12
 LOCK = uv pip compile pyproject.toml --group test --universal --python-version 3.11 \
 	--fork-strategy fewest --generate-hashes --custom-compile-command "make lock" --quiet
 
-# How often `make drill` kills: some ten seconds each.
+# How often `make drill` kills: some ten seconds each, on two cores.
 KILLS = 100
 
 # How long `make gpu` may take; called again, it goes on.

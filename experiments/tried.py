@@ -11,6 +11,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -41,7 +42,13 @@ def measured(run: Run, images: ImageData, seed: int) -> dict[str, object]:
     }
 
 
-def main(name: str, change: str = "{}", images: int = 0, epochs: int = 0, seed: int = 0) -> None:
+def main(
+    name: str,
+    change: Annotated[str, typer.Argument()] = "{}",
+    images: int = 0,
+    epochs: int = 0,
+    seed: int = 0,
+) -> None:
     """Train the run with the change, a JSON object, for so many epochs (by default, its own).
 
     With a `batch_size` the learning rate changes in its proportion, unless that is given too.

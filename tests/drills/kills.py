@@ -41,7 +41,7 @@ from helpers.runs import conductor, catalogue
 settings = notebook.set_up()
 images = data.load(settings)
 result = conductor.train(catalogue.RUNS["S7/tiny"], images, settings)
-notebook.show(plots.empty_figure(3, 3, "a figure"), result.folder / "figure.png");
+notebook.show(plots.empty_figure(3, 3, "a figure")[0], result.folder / "figure.png");
 """
 
 
