@@ -49,7 +49,7 @@ def test_singular_values_come_near_one_and_directions_stay(rows, columns, scale,
     off = found - torch.diag(found.diag())
     assert off.abs().max() < 0.01
     large = values > 0.05 * values.norm()  # the least ones need more iterations
-    assert 0.4 < found.diag()[large].min()
+    assert found.diag()[large].min() > 0.4
     assert found.diag().max() < 1.3
 
 
