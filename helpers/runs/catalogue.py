@@ -30,7 +30,7 @@ S7_RECIPE = Recipe(
     epochs=10, batch_size=128, max_lr=0.2, peak_epoch=2.5, weight_decay=5e-4, label_smoothing=0.1,
     whitened=True, identity=True,
 )  # fmt: skip
-S7_DROPOUT_RECIPE = replace(S7_RECIPE, max_lr=0.1, dropout=0.05)
+S7_DROPOUT_RECIPE = replace(S7_RECIPE, optimizer="Muon", max_lr=0.1, dropout=0.05)
 COMPACT_RECIPE = replace(S7_RECIPE, epochs=35, peak_epoch=7, dropout=0.0)
 S9_RECIPE = replace(COMPACT_RECIPE, epochs=50, peak_epoch=10, weight_decay=2.5e-4)
 S10_RECIPE = replace(
