@@ -50,7 +50,7 @@ run: .venv/.installed ## Execute the notebooks (NOTEBOOKS="S7 S9", PROFILE=full|
 
 # Agg is for the tests alone: in a notebook it would suppress the figures.
 test: lint ## Lint, run the unit tests, and run the notebooks on a few small images
-	@echo 'About six minutes on two cores, a third of it notebooks. Quicker: make check'
+	@echo 'Six to seven minutes on two cores, a third of it notebooks. Quicker: make check'
 	MPLBACKEND=Agg .venv/bin/python -m pytest $(IN_PARALLEL) --dist worksteal tests
 	$(TEST_NOTEBOOKS)
 

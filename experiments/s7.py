@@ -7,20 +7,16 @@ Each trains on 15,000 of the 45,000 images of the validation split for 5 epochs 
 """
 
 import dataclasses
-import json
 import sys
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.tables import fill
+from experiments.tables import fill, measured
 from helpers.images import data
-from helpers.images.data import ImageData
-from helpers.runs.catalogue import RUNS, Run
-from helpers.runs.conductor import initial
+from helpers.runs.catalogue import RUNS
 from helpers.settings import FULL, ROOT, Settings
-from helpers.training.loop import fit
 from helpers.training.recipes import shortened
 
 IMAGES = 15_000
@@ -38,17 +34,6 @@ RECIPES = {
 VARIANTS = {name: dataclasses.replace(AS_TRAINED, recipe=r) for name, r in RECIPES.items()}
 VARIANTS["no augmentation"] = dataclasses.replace(VARIANTS["as trained"], transform=lambda _: None)
 TABLE = ROOT / "results" / "S7" / "ablation.csv"
-
-
-def measured(run: Run, images: ImageData, seed: int) -> dict[str, object]:
-    """Train one variant: its recipe, and accuracies in %."""
-    model, transform = initial(run, images, seed), run.transform(images.statistics[0])
-    last = fit(model, images, transform, run.recipe, seed=seed).rows[-1]
-    return {
-        "recipe": json.dumps(dataclasses.asdict(run.recipe)),
-        "training accuracy (%)": round(last["train_accuracy"], 2),
-        "validation accuracy (%)": round(last["test_accuracy"], 2),
-    }
 
 
 def main(seed: int = 0) -> None:

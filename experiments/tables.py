@@ -1,11 +1,32 @@
 """Tables of short runs, filled row by row: what is there already is not measured again."""
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from helpers.images.data import ImageData
 from helpers.runs import results
+from helpers.runs.catalogue import Run
+from helpers.runs.conductor import initial
+from helpers.training.loop import fit
+
+
+def measured(run: Run, images: ImageData, seed: int) -> dict[str, object]:
+    """Train a run: its recipe, and accuracies in %, none where training diverges."""
+    model, transform = initial(run, images, seed), run.transform(images.statistics[0])
+    try:
+        last = fit(model, images, transform, run.recipe, seed=seed).rows[-1]
+    except FloatingPointError:
+        last = {"train_accuracy": np.nan, "test_accuracy": np.nan}
+    return {
+        "recipe": json.dumps(dataclasses.asdict(run.recipe)),
+        "training accuracy (%)": round(last["train_accuracy"], 2),
+        "validation accuracy (%)": round(last["test_accuracy"], 2),
+    }
 
 
 def fill(file: Path, seed: int, measure: dict[str, Callable[[], dict]]) -> None:

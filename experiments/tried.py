@@ -11,40 +11,20 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
-import numpy as np
 import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.tables import fill
+from experiments.tables import fill, measured
 from helpers.images import data
-from helpers.images.data import ImageData
-from helpers.runs.catalogue import RUNS, Run
-from helpers.runs.conductor import initial
+from helpers.runs.catalogue import RUNS
 from helpers.settings import FULL, ROOT, Settings
-from helpers.training.loop import fit
-
-
-def measured(run: Run, images: ImageData, seed: int) -> dict[str, object]:
-    """Train one run: its recipe, and accuracies in %, none where training diverges."""
-    model, transform = initial(run, images, seed), run.transform(images.statistics[0])
-    try:
-        last = fit(model, images, transform, run.recipe, seed=seed).rows[-1]
-    except FloatingPointError:
-        last = {"train_accuracy": np.nan, "test_accuracy": np.nan}
-    return {
-        "recipe": json.dumps(dataclasses.asdict(run.recipe)),
-        "training images": len(images.train_labels),
-        "training accuracy (%)": round(last["train_accuracy"], 2),
-        "validation accuracy (%)": round(last["test_accuracy"], 2),
-    }
 
 
 def main(
     name: str,
-    change: Annotated[str, typer.Argument()] = "{}",
+    change: str,
     images: int = 0,
     epochs: int = 0,
     seed: int = 0,
@@ -61,7 +41,7 @@ def main(
     recipe = dataclasses.replace(recipe, **{"epochs": epochs, "peak_epoch": peak} | changes)
     run = dataclasses.replace(run, recipe=recipe)
     part = whole.first(images or len(whole.train_labels))
-    told = ", ".join(f"{key} {value}" for key, value in changes.items()) or "as it was"
+    told = ", ".join(f"{key} {value}" for key, value in changes.items())
     title = f"{run.net}, {len(part.train_labels):,} images, {epochs} epochs: {told}"
     table = ROOT / "results" / run.name.split("/")[0] / "tried.csv"
     fill(table, seed, {title: partial(measured, run, part, seed)})

@@ -4,8 +4,11 @@ import dataclasses
 import json
 
 import pandas as pd
+import pytest
 
 from experiments import s7
+from helpers.settings import ROOT
+from helpers.training.recipes import Recipe
 
 
 def test_the_ablation_is_of_the_recipe_that_trains_s7():
@@ -15,3 +18,14 @@ def test_the_ablation_is_of_the_recipe_that_trains_s7():
         assert list(rows["name"]) == list(s7.VARIANTS)
     for row in table.to_dict("records"):
         assert json.loads(row["recipe"]) == dataclasses.asdict(s7.VARIANTS[row["name"]].recipe)
+
+
+@pytest.mark.parametrize("notebook", ["S7", "S9"])
+def test_what_was_tried_is_what_its_name_says(notebook):
+    for row in pd.read_csv(ROOT / "results" / notebook / "tried.csv").to_dict("records"):
+        recipe = Recipe(**json.loads(row["recipe"]))
+        of, changes = row["name"].split(": ")
+        told = f"{row['training images']:,} images, {recipe.epochs} epochs"
+        assert of.endswith(f", {told}")
+        for key, value in (change.split(" ") for change in changes.split(", ")):
+            assert str(getattr(recipe, key)) == value

@@ -77,7 +77,6 @@ import {", ".join(names)}
 assert torch.equal(state, torch.get_rng_state())
 assert (numbers == np.random.get_state()[1]).all()
 assert python == random.getstate()
-opened = [entry for entry in opened if ".pyc" not in str(entry[0])]
 assert not opened, opened
 """
     done = subprocess.run(

@@ -18,9 +18,9 @@ class Recipe:
     The learning rate goes up linearly from a tenth of `max_lr` to `max_lr` at `peak_epoch`, then
     down linearly to nothing, a step a batch. `optimizer` is "SGD" (Nesterov momentum .9), "Muon"
     (that, with the steps of kernels made orthogonal) or "AdamW" (betas .9 and .99);
-    `weight_decay` is for convolutions and linear layers only;
+    `weight_decay` is for convolutions and linear layers only, but for Muon's kernels;
     `dropout` takes the place of the network's own probability, unless None; `whitened` and
-    `identity` choose the weights to start from (`helpers.initialisation`).
+    `identity` choose the weights to start from (`training.initialisation`).
     """
 
     epochs: int

@@ -4,6 +4,7 @@ KILL is "time:SECONDS", or "FOLDER:NUMBER:SECONDS" for so long after a file in a
 was opened for writing for the so-many-th time. The process is then gone as by `kill -9`.
 """
 
+import atexit
 import dataclasses
 import json
 import os
@@ -52,6 +53,7 @@ def arm(place, *when):
             opened.append(args[0])
             if len(opened) == number[0]:
                 timer.start()
+                atexit.register(timer.join)  # else the command may end before the moment comes
 
     sys.addaudithook(count)
 
