@@ -16,16 +16,17 @@ from helpers.training.loop import fit
 
 
 def measured(run: Run, images: ImageData, seed: int) -> dict[str, object]:
-    """Train a run: its recipe, and accuracies in %, none where training diverges."""
+    """Train a run: its recipe, accuracies in %, and cross-entropy; none where training diverges."""
     model, transform = initial(run, images, seed), run.transform(images.statistics[0])
     try:
         last = fit(model, images, transform, run.recipe, seed=seed).rows[-1]
     except FloatingPointError:
-        last = {"train_accuracy": np.nan, "test_accuracy": np.nan}
+        last = dict.fromkeys(("train_accuracy", "test_accuracy", "test_loss"), np.nan)
     return {
         "recipe": json.dumps(dataclasses.asdict(run.recipe)),
         "training accuracy (%)": round(last["train_accuracy"], 2),
         "validation accuracy (%)": round(last["test_accuracy"], 2),
+        "validation loss": round(last["test_loss"], 4),
     }
 
 

@@ -6,7 +6,7 @@ import json
 import pandas as pd
 import pytest
 
-from experiments import s7
+from experiments import rates, s7
 from helpers.settings import ROOT
 from helpers.training.recipes import Recipe
 
@@ -29,3 +29,18 @@ def test_what_was_tried_is_what_its_name_says(notebook):
         assert of.endswith(f", {told}")
         for key, value in (change.split(" ") for change in changes.split(", ")):
             assert str(getattr(recipe, key)) == value
+
+
+def test_rates_are_those_that_their_names_say_and_the_best_is_never_the_first_or_last():
+    """Else the sweep would not tell which rate is best."""
+    table = pd.read_csv(rates.TABLE)
+    for row in table.to_dict("records"):
+        recipe = Recipe(**json.loads(row["recipe"]))
+        assert recipe.epochs == rates.PROFILE.epochs
+        assert row["name"].endswith(f", {recipe.optimizer}, {row['learning rate']:g}")
+        assert recipe.max_lr == row["learning rate"]
+    sweeps = table.groupby(table["name"].str.rpartition(", ")[0])
+    assert len({name.split("/")[1].split(",")[0] for name, _ in sweeps}) == 6, "six networks"
+    for name, rows in sweeps:
+        assert len(rows) == len(rates.FACTORS), name
+        assert 0 < rows["validation loss"].to_numpy().argmin() < len(rows) - 1, name
