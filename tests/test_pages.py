@@ -229,6 +229,17 @@ def test_what_s7_says_of_its_ablation_is_in_the_table(capsys):
     assert capsys.readouterr().out.rstrip().endswith("clearly different: usual random weights")
 
 
+def test_what_s10_says_of_its_sweep_is_in_the_table():
+    sweep = pd.read_csv(ROOT / "results" / "S10" / "rates.csv").set_index("learning rate")
+    of = sweep.groupby(sweep["name"].str.extract(r"/(.*), ")[0].to_numpy())["validation loss"]
+    best, losses = of.idxmin(), of.get_group("s10, AdamW")
+    lowest, highest = RUNS["S10/s10"].rate_bounds
+    assert lowest <= best["s10, AdamW"] <= highest
+    assert losses[2 * best["s10, AdamW"]] > losses[best["s10, AdamW"] / 4]
+    others = [rate for name, rate in best.items() if "AdamW" not in name]
+    assert min(others) > 20 * best["s10, AdamW"]
+
+
 def test_compact_gains_less_than_its_multiply_adds_promise_as_s9_says():
     for said in (
         "fewer than half as many",
