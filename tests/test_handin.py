@@ -156,6 +156,15 @@ def test_the_readme_has_few_columns_and_results_all_in_two_tables():
     assert len(narrow) == 2 + len(KEPT)
 
 
+def test_seeds_that_were_trained_elsewhere_say_where():
+    of_seed = {"seed": 0, "test_accuracy": 90.0, "test_accuracy_flip_tta": 91.0}
+    elsewhere = {"seed": 1, "trained_on": [{"device": "a second machine", "precision": "fp16"}]}
+    run = KEPT["S7/s7"] | {"device": "a first machine", "precision": "bf16"}
+    run |= {"seeds": [of_seed, of_seed | elsewhere]}
+    _, [*_, row] = table_rows(tables.table({"S7/s7": run}, wide=True))
+    assert row[-2:] == ["bf16; fp16", "a first machine; a second machine"]
+
+
 class Mine(nn.Sequential):
     def __init__(self):
         super().__init__(
