@@ -230,6 +230,12 @@ def test_what_s7_says_of_its_ablation_is_in_the_table(capsys):
 
 
 def test_what_s10_says_of_its_sweep_is_in_the_table():
+    for said in (
+        "the best of the five lies between the bounds of the rule",
+        "twice the best rate costs more than a quarter of it",
+        "by SGD and by Muon, take rates that are tens of times as high",
+    ):
+        assert said in prose("S10")
     sweep = pd.read_csv(ROOT / "results" / "S10" / "rates.csv").set_index("learning rate")
     of = sweep.groupby(sweep["name"].str.extract(r"/(.*), ")[0].to_numpy())["validation loss"]
     best, losses = of.idxmin(), of.get_group("s10, AdamW")
