@@ -47,7 +47,8 @@ def test_seeds_that_lack_are_trained_once_and_averaged(settings, tmp_path, monke
     assert [of_seed["seed"] for of_seed in after["seeds"]] == [0, 1]
     assert after["test_accuracy_mean"] == pytest.approx(np.mean(figures))
     assert after["test_accuracy_std"] == pytest.approx(np.std(figures, ddof=1))
-    assert [of_seed.get("trained_on") for of_seed in after["seeds"]] == [None, second["trained_on"]]
+    assert after["seeds"] == before["seeds"] + second["seeds"]
+    assert [of_seed["trained_on"] for of_seed in after["seeds"]] == [second["trained_on"]] * 2
     changed = {key for key in after if after[key] != before[key]}
     assert changed <= {"seeds", "test_accuracy_mean", "test_accuracy_std"}
     assert f"{np.mean(figures):.2f} %" in line

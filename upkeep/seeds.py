@@ -14,8 +14,7 @@ from helpers.training.recipes import shortened
 def add(name: str, number: int, settings: Settings) -> str:
     """Train the seeds that a kept run lacks to have so many; one line that says what all reach.
 
-    Their files go to `checkpoints/seeds/`, where they were trained goes beside their accuracies; a
-    learning rate that was found is taken over. Raises
+    Their files go to `checkpoints/seeds/`; a learning rate that was found is taken over. Raises
     FileNotFoundError where no such run is kept, ValueError where its recipe was another.
     """
     images = data.load(settings)
@@ -32,8 +31,7 @@ def add(name: str, number: int, settings: Settings) -> str:
             continue
         apart = settings.home / "checkpoints" / "seeds" / str(seed)
         trained = conductor.train(run, images, replace(settings, seed=seed, home=apart)).metrics
-        added = [of_seed | {"trained_on": trained["trained_on"]} for of_seed in trained["seeds"]]
-        metrics |= results.over_seeds(known + added)
+        metrics |= results.over_seeds(known + trained["seeds"])
         write(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     reached = ", ".join(f"{of_seed['test_accuracy']:.2f}" for of_seed in metrics["seeds"])
     return f"{name}: {metrics['test_accuracy_mean']:.2f} %, the mean of {reached}"

@@ -94,7 +94,7 @@ def _conducted(
         model = results.with_weights(run.net, results.weight_bytes(model)).to(accelerator.device)
         measured, logits = results.measure(model, data)
         of_seed = {k: v for k, v in measured.items() if k.startswith("test_accuracy")}
-        accuracies.insert(0, {"seed": seed} | of_seed)
+        accuracies.insert(0, {"seed": seed} | of_seed | {"trained_on": history.trained_on})
     steps = run.transform(data.statistics[0]).to_dict()["transform"]["transforms"]
     metrics = {
         "notebook": run.name.split("/")[0], "net": run.net, "seed": settings.seed,
