@@ -236,7 +236,7 @@ def test_what_s10_says_of_its_sweep_is_in_the_table(tmp_path):
         "at twice the best rate, the loss is higher than at a quarter of it",
         "are 30 to 130 times as high",
         "Another seed moves the estimate by less than a fifth",
-        "the estimate is one of them, too",
+        "the estimate lies between them, too",
     ):
         assert said in " ".join(prose("S10").split())
     scope = {"pd": pd, "np": np, "ROOT": ROOT, "plots": plots, "folder": tmp_path}
