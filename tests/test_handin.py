@@ -163,6 +163,11 @@ def test_seeds_that_were_trained_elsewhere_say_where():
     run |= {"seeds": [of_seed, of_seed | elsewhere]}
     _, [*_, row] = table_rows(tables.table({"S7/s7": run}, wide=True))
     assert row[-2:] == ["bf16; fp16", "a first machine; a second machine"]
+    page = (ROOT / "results" / "S7" / "README.md").read_text()
+    [rows] = [rows for rows in table_rows(page) if rows[0][0] == "s7_dropout, seed"]
+    kept = KEPT["S7/s7_dropout"]
+    further = [of_seed["trained_on"][0]["device"] for of_seed in kept["seeds"][1:]]
+    assert [row[-1] for row in rows[2:]] == [kept["device"], *further]
 
 
 class Mine(nn.Sequential):

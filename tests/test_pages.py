@@ -12,12 +12,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from experiments import rates
 from helpers import models
 from helpers.figures import plots
 from helpers.figures.grad_cam import grad_cam
 from helpers.images import data
 from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT, SMOKE, Settings
+from helpers.training.recipes import shortened
 
 NAMES = ("S7", "S9", "S10", "ResNet18_GradCAM")
 PAGES = [*NAMES, *(f"solutions/{name}" for name in NAMES)]
@@ -230,6 +232,15 @@ def test_what_s7_says_of_its_ablation_is_in_the_table(capsys):
     assert capsys.readouterr().out.rstrip().endswith("clearly different: usual random weights")
 
 
+def test_what_s7_says_of_full_runs_with_muon_is_in_the_table():
+    assert "ended half a point below those with SGD" in " ".join(prose("S7").split())
+    tried = pd.read_csv(ROOT / "results" / "S7" / "tried.csv").set_index("name")
+    muon = tried.loc["s7, 50,000 images, 10 epochs: optimizer Muon, max_lr 0.15"]
+    assert len(muon) == 3
+    sgd = json.loads((ROOT / "results" / "S7" / "s7" / "metrics.json").read_text())
+    assert 0.4 < sgd["test_accuracy_mean"] - muon["test accuracy (%)"].mean() < 0.6
+
+
 def test_what_s10_says_of_its_sweep_is_in_the_table(tmp_path):
     for said in (
         "the best of the five is the only one between the bounds of the rule",
@@ -243,6 +254,10 @@ def test_what_s10_says_of_its_sweep_is_in_the_table(tmp_path):
     exec(code("S10", "sweep = "), scope | {"show": lambda *_: None}, scope)
     exec(code("S10", "def best_rate"), scope)
     sweep, best = scope["sweep"], scope["best"]
+    full = RUNS["S10/s10"].recipe
+    short = shortened(full, rates.PROFILE, rates.IMAGES)
+    steps = [r.epochs * -(-n // r.batch_size) for r, n in ((short, rates.IMAGES), (full, 50_000))]
+    assert "take {} steps, a full run {:,}.".format(*steps) in " ".join(prose("S10").split())
     bounds = RUNS["S10/s10"].rate_bounds
     losses = sweep[sweep["run"] == "s10, AdamW"].set_index("learning rate")["validation loss"]
     assert [rate for rate in losses.index if bounds[0] <= rate <= bounds[1]] == [losses.idxmin()]
