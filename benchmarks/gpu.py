@@ -27,7 +27,7 @@ from benchmarks import __main__ as bench
 from benchmarks import report
 from helpers import devices
 from helpers.images import data
-from helpers.runs import conductor, results
+from helpers.runs import conductor, results, search
 from helpers.runs.catalogue import RUNS
 from helpers.settings import FULL, ROOT, SMOKE, Settings
 from helpers.training.loop import fit
@@ -123,8 +123,9 @@ def benchmark(plan: Plan, nets: dict[str, str]) -> None:
 
 def train(plan: Plan, name: str, seeds: int) -> None:
     """Train a run with so many seeds; those that are trained already are only evaluated."""
-    images = data.load(plan.settings)
-    result = conductor.train(RUNS[name], images, plan.settings, seeds)
+    run, images = RUNS[name], data.load(plan.settings)
+    run = search.with_found_rate(run, images, plan.settings)[0] if run.find_rate else run
+    result = conductor.train(run, images, plan.settings, seeds)
     print(f"{name}: {result.metrics['test_accuracy_mean']:.2f} %, the mean of {seeds}")
 
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from papermill.engines import papermill_engines
 from torch import nn
 
-from helpers import __main__ as command_line
 from helpers import settings as chosen
 from helpers.files import digest
 from helpers.images import data, downloads
 from helpers.models import MODELS, build
 from helpers.runs import results
 from helpers.runs.catalogue import RUNS
+from upkeep import commands
 
 ROOT = pathlib.Path.cwd()
 assert chosen.ROOT == ROOT, "the copy is at work"
@@ -61,7 +61,7 @@ def run(*arguments, **environment):
     data.cifar10 = cifar10 if arguments[0] == "data" else lambda _: digits
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            command_line.main()
+            commands.main()
         except SystemExit as end:
             code = end.code or 0
     return code, out.getvalue(), err.getvalue()

@@ -4,16 +4,22 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pandas as pd
 import pytest
 
 from helpers.__main__ import main
 from helpers.images import downloads
+from helpers.models import MODELS
+from helpers.runs import search
+from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT
+from tests.test_training import Tiny
 from upkeep import execution
 
 pytestmark = pytest.mark.slow
@@ -129,6 +135,24 @@ def test_a_run_from_end_to_end(tmp_path):
     metrics = json.loads((ROOT / folder / "metrics.json").read_text())
     assert metrics["test_images"] == 50
     assert metrics["dataset"].endswith("(validation split), first 50 test images")
+
+
+def test_a_run_that_asks_for_it_is_trained_at_a_rate_that_short_runs_found(
+    called, monkeypatch, request
+):
+    name = "S7/tiny"
+    run = dataclasses.replace(RUNS["S7/s7"], name=name, net="tiny", find_rate=True)
+    monkeypatch.setitem(MODELS, "tiny", Tiny)
+    monkeypatch.setitem(RUNS, name, run)
+    folder = ROOT / "results" / "_smoke-digits" / name
+    for place in (folder, ROOT / "checkpoints" / "smoke-digits" / name):
+        request.addfinalizer(partial(shutil.rmtree, place))
+    done = called("train", name, PROFILE="smoke", DATASET="digits", RESUME="0")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "rate_search.json").read_text())["short_runs"]
+    trained = json.loads((folder / "metrics.json").read_text())["max_lr"]
+    assert trained == pytest.approx(search.best_rate(dict(map(tuple, found))))
+    assert done.stdout.count("A short run for a learning rate of") == len(found)
 
 
 @pytest.mark.parametrize(("seconds", "share"), [("70", 35), ("1", 1)])

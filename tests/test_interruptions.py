@@ -20,14 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
-from helpers import __main__ as command_line
 from helpers import devices, files
 from helpers.images import data as data_module
 from helpers.images.batches import AugmentedImages
 from helpers.runs import conductor
 from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT, Profile, Settings
-from upkeep import handin
+from upkeep import commands, handin
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +56,7 @@ def started(home, *arguments):
     )  # fmt: skip
 
 
-STOPPED = "Stopped. The same command goes on after the last whole epoch."
+STOPPED = "Stopped. The same command goes on after the last whole epoch or short run."
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -230,10 +229,10 @@ def test_damaged_metrics_end_a_command_in_one_line(damage, command, kept, monkey
         "check": ["check", "S7", "missing.py:Net", "--run", str(file.parent)],
     }[command]
     monkeypatch.setattr(sys, "argv", ["helpers", *arguments])
-    monkeypatch.setattr(command_line.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(commands.signal, "signal", lambda *_: None)
     code = 0
     try:
-        command_line.main()
+        commands.main()
     except SystemExit as end:
         code = end.code
     error = capsys.readouterr().err

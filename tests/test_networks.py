@@ -16,6 +16,8 @@ from helpers.runs import results
 from helpers.runs.catalogue import RUNS
 from helpers.runs.conductor import train
 from helpers.settings import Profile, Settings
+from tracing.order import executed
+from upkeep.networks import named
 
 BRIEF = Profile("smoke", train_images=64, epochs=1)
 
@@ -177,7 +179,7 @@ def test_what_is_no_classifier_of_such_images_is_refused_in_one_line(network, fo
 def test_a_file_that_gives_no_network_is_named(content, place, said, tmp_path):
     (tmp_path / "net.py").write_text(content)
     with pytest.raises(ValueError, match=said) as error:
-        build(f"{tmp_path}/{place}")
+        named(f"{tmp_path}/{place}")
     assert place in str(error.value)
 
 
@@ -189,7 +191,7 @@ def test_a_network_from_a_file_imports_what_lies_beside_it(tmp_path):
         "    def __init__(self):\n"
         "        super().__init__(nn.Flatten(), nn.Linear(3072, WIDTH), nn.Linear(WIDTH, 10))\n"
     )
-    assert build(f"{tmp_path}/net.py:Net")[1].out_features == 7
+    assert named(f"{tmp_path}/net.py:Net")[1].out_features == 7
 
 
 def test_old_weight_norm_keeps_its_weights():
@@ -203,7 +205,7 @@ def test_old_weight_norm_keeps_its_weights():
 
 def test_layers_are_told_in_the_order_of_their_execution():
     net = STYLES["defined in another order"]()
-    assert networks.executed(net) == [net, net.b, net.a]
+    assert executed(net) == [net, net.b, net.a]
 
 
 def test_images_are_laid_out_as_the_weights_are():

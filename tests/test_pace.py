@@ -73,5 +73,6 @@ def test_the_time_is_that_of_a_step_of_the_network(monkeypatch):
     images = 2 * 2 + 2 / 3 + 2 / 3  # two epochs of two images, and tests at a third of the price
     assert pace.seconds_per_test_image(run, PROFILES["quick"]) == pytest.approx(images * 0.32 / 16)
     times = iter(np.cumsum([0, 9, 5, 0.32]))
-    found = pace.seconds_per_test_image(replace(run, rate_bounds=(1, 2)), PROFILES["quick"])
-    assert found == pytest.approx((images + 2 * 100 / 32) * 0.32 / 16)
+    found = pace.seconds_per_test_image(replace(run, find_rate=True), PROFILES["quick"])
+    searching = 2 * 100 / 32 + 5 * 2 * (2 / 5 + 2 / 10 / 3)  # a fifth, two epochs, five times
+    assert found == pytest.approx((images + searching) * 0.32 / 16)

@@ -14,6 +14,7 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 # From the ground up: a module imports from those before it only.
 ORDER = [
     "tracing.views", "tracing.calls", "tracing.operations", "tracing.layers",
+    "tracing.order",
     "settings", "files", "devices",
     "images.downloads", "images.data", "images.batches", "images.transforms",
     "networks", "models",
@@ -23,10 +24,10 @@ ORDER = [
     "training.muon", "training.recipes", "training.initialisation", "training.checkpoints",
     "training.loop", "training.range_test",
     "figures.plots", "figures.fields", "figures.grad_cam",
-    "runs.catalogue", "runs.results", "runs.conductor", "runs.pace",
+    "runs.catalogue", "runs.results", "runs.conductor", "runs.search", "runs.pace",
     "notebook",
-    "upkeep.execution", "upkeep.grading", "upkeep.verification", "upkeep.seeds", "upkeep.tables",
-    "upkeep.handin", "upkeep.commands", "__main__",
+    "upkeep.networks", "upkeep.execution", "upkeep.grading", "upkeep.verification",
+    "upkeep.seeds", "upkeep.tables", "upkeep.handin", "upkeep.commands", "__main__",
 ]  # fmt: skip
 
 

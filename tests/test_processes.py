@@ -34,11 +34,13 @@ import torch
 sys.path.insert(0, ".")
 from helpers import devices, evaluation
 from helpers.images import data, transforms
+from helpers.models import MODELS
 from helpers.runs import results
 from helpers.training.checkpoints import Checkpoint
 from helpers.training.recipes import Recipe
 from helpers.runs.catalogue import RUNS
-from helpers.runs.conductor import train, with_found_rate
+from helpers.runs.conductor import train
+from helpers.runs.search import with_found_rate
 from helpers.settings import SMOKE, Settings
 from helpers.training.loop import fit, set_seed
 from tests.test_training import Tiny
@@ -57,9 +59,11 @@ history = fit(model, images, transform, recipe, accelerator=accelerator)
 state = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
 logits = evaluation.predict(model, images, images.test_images).numpy()
 
-run = dataclasses.replace(RUNS["S7/s7_dropout"], rate_bounds=(1e-9, 1e9))
+MODELS["tiny"] = Tiny
+run = dataclasses.replace(RUNS["S7/s7_dropout"], net="tiny")
 rank = accelerator.process_index
-run, _ = with_found_rate(run, images.first(64), Settings(SMOKE, "digits", seed=rank))
+settings = Settings(SMOKE, "digits", seed=rank, home=pathlib.Path(sys.argv[1]))
+run, *_ = with_found_rate(run, images.first(32), settings)
 
 even = dataclasses.replace(
     images, train_images=images.train_images[:300], train_labels=images.train_labels[:300]

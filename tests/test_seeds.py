@@ -66,7 +66,7 @@ def test_a_run_of_another_recipe_gets_no_seeds(settings, monkeypatch):
 def test_a_rate_that_was_found_is_taken_over(settings, monkeypatch):
     found = kept(settings)["max_lr"]
     recipe = dataclasses.replace(RUNS[NAME].recipe, max_lr=9.0)
-    run = dataclasses.replace(RUNS[NAME], recipe=recipe, rate_bounds=(1e-9, 1e9))
+    run = dataclasses.replace(RUNS[NAME], recipe=recipe, find_rate=True)
     monkeypatch.setitem(RUNS, NAME, run)
     seeds.add(NAME, 2, settings)
     apart = settings.home / "checkpoints" / "seeds" / "1" / "results" / "_smoke-digits" / NAME

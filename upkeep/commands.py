@@ -1,10 +1,14 @@
 """The commands of `python -m helpers`."""
 
+import contextlib
 import dataclasses
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 import typer
 
 from helpers.settings import ROOT, Settings, cifar10_root, one_of
@@ -41,7 +45,7 @@ def train(
     from helpers import devices
     from helpers.evaluation import test_accuracy
     from helpers.images import data
-    from helpers.runs import conductor, pace
+    from helpers.runs import conductor, pace, search
     from helpers.runs.catalogue import RUNS
 
     chosen, settings = RUNS[one_of("run", run, RUNS)], Settings.from_environment()
@@ -50,6 +54,8 @@ def train(
     with processes.main_process_first(), processes.local_main_process_first():
         images = data.load(settings, validation)
         images = pace.affordable(images, settings, run.split("/")[0])
+    if chosen.find_rate and not settings.reuse:
+        chosen = search.with_found_rate(chosen, images, settings)[0]
     batches = processes.num_processes if scale else 1
     result = conductor.train(chosen, images, settings, seeds, batches)
     share, tested = test_accuracy(result.logits, images), len(result.logits)
@@ -80,11 +86,11 @@ def summary(
     net: Annotated[str, typer.Argument(help="Which, as in 's7' or 'my_network.py:Net'.")],
 ) -> None:
     """Print a network's layer table, mult-adds and receptive fields."""
-    from helpers import models
     from helpers.anatomy import receptive_field, summary
     from tracing.layers import layers
+    from upkeep import networks
 
-    model = models.build(net)
+    model = networks.named(net)
     print(summary.layer_table(model))
     print(f"Mult-adds: {summary.mult_adds(model) / 1e6:,.2f} M\n")
     print(receptive_field.table(layers(model)).to_string())
@@ -146,3 +152,26 @@ def report(
     else:
         tables.report()
         handin.of_notebooks()
+
+
+def _stop(number: int, _: object) -> None:
+    # Ended at once, as by a kill, which all files survive: kernels and loaders first, without
+    # which the tear-down of libraries would end in tracebacks.
+    os.write(2, b"\nStopped. The same command goes on after the last whole epoch or short run.\n")
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    with contextlib.suppress(RuntimeError):  # where something was just being written to it
+        sys.stdout.flush()
+    os._exit(128 + number)  # as shells count
+
+
+def main() -> None:
+    """Run the command line; what is wrong outside the code is one line, and exit code 1 or 2."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        app(prog_name="python -m helpers")
+    except (ValueError, OSError, FloatingPointError) as error:
+        print("error:", *f"{error}".split(), file=sys.stderr)
+        sys.exit(2 if isinstance(error, ValueError) else 1)  # 2: an argument or a variable

@@ -6,21 +6,21 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from helpers import models
 from helpers.anatomy import receptive_field, requirements
 from helpers.anatomy.summary import parameter_count
 from helpers.files import reading
 from helpers.runs import results
 from helpers.settings import one_of
 from tracing.layers import layers
+from upkeep.networks import named
 
 
 def grade(notebook: str, networks: list[str], run: Path | None, csv: Path | None) -> int:
     """Judge networks, print each verdict, and write a row for each into `csv`; return exit code.
 
-    Networks are named as in `models.build`; the demands on a run are added from the metrics in the
-    folder `run`. The code is 0 where all demands are met, 1 where not, 2 where a network cannot be
-    judged. Raises ValueError for an unknown notebook or damaged metrics.
+    Networks have the names of `networks.named`; the demands on a run are added from the metrics in
+    the folder `run`. The code is 0 where all demands are met, 1 where not, 2 where a network cannot
+    be judged. Raises ValueError for an unknown notebook or damaged metrics.
     """
     one_of("notebook", notebook, requirements.DEMANDS)
     metrics = results.metrics_of(run) if run else None
@@ -28,7 +28,7 @@ def grade(notebook: str, networks: list[str], run: Path | None, csv: Path | None
     for network in networks:
         print(f"{network}, judged by the demands of {notebook}", flush=True)
         try:
-            model = models.build(network)
+            model = named(network)
             table = requirements.of_network(notebook, model)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)

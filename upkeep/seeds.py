@@ -21,10 +21,10 @@ def add(name: str, number: int, settings: Settings) -> str:
     run, folder = RUNS[one_of("run", name, RUNS)], settings.results(images.key) / name
     metrics = results.metrics_of(folder)
     recipe = shortened(run.recipe, settings.profile, len(images.train_labels))
-    recipe = replace(recipe, max_lr=metrics["max_lr"]) if run.rate_bounds else recipe
+    recipe = replace(recipe, max_lr=metrics["max_lr"]) if run.find_rate else recipe
     if metrics["recipe"] != asdict(recipe) | {"transform": run.transform.__name__}:
         raise ValueError(f"{folder} was trained by another recipe than today's: train it again")
-    run = replace(run, recipe=recipe, rate_bounds=None)
+    run = replace(run, recipe=recipe, find_rate=False)
     for seed in range(metrics["seed"], metrics["seed"] + number):
         known = metrics["seeds"]
         if seed in [of_seed["seed"] for of_seed in known]:

@@ -67,18 +67,6 @@ def curves(history: History, title: str) -> Figure:
     return figure
 
 
-def range_test(found: pd.DataFrame, bounds: Sequence[float], max_lr: float, title: str) -> Figure:
-    """The loss of a range test over the learning rate, the bounds and the rate chosen."""
-    figure, axis = empty_figure(8, 3.5, title)
-    axis.semilogx(found["learning_rate"], found["loss"], color=BLUE)
-    axis.axvspan(*bounds, color=ORANGE, alpha=0.2, label="bounds")
-    axis.axvline(max_lr, color=ORANGE, linestyle="--", label=f"max_lr {max_lr:.2g}")
-    axis.set(xlabel="learning rate", ylabel="smoothed loss")
-    axis.grid(alpha=0.3)
-    axis.legend()
-    return figure
-
-
 def reliability(labels: np.ndarray, logits: np.ndarray, title: str) -> Figure:
     """How often predictions are right, by how sure they are, and the expected calibration error.
 

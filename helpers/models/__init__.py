@@ -10,7 +10,7 @@ from helpers.models.s7 import S7
 from helpers.models.s7_dropout import S7Dropout
 from helpers.models.s9 import S9
 from helpers.models.s10 import CustomResNet
-from helpers.networks import checked, from_file
+from helpers.networks import checked
 from helpers.settings import one_of
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -20,8 +20,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 
 def build(name: str) -> nn.Module:
-    """A freshly initialised network: one of MODELS, or of the class at "folder/file.py:Class".
+    """A freshly initialised network, one of MODELS.
 
     Raises ValueError where there is none, or it does not map (N, 3, 32, 32) to (N, 10).
     """
-    return checked(from_file(name) if ":" in name else MODELS[one_of("network", name, MODELS)]())
+    return checked(MODELS[one_of("network", name, MODELS)]())

@@ -15,7 +15,7 @@ class Run:
 
     Its files go to the folder `name`, "notebook/run"; `transform` gives the augmentation for the
     channel means of the training images; `published` is the hand-in's test accuracy in %; with
-    `rate_bounds`, a range test finds the recipe's `max_lr` between them.
+    `find_rate`, `search.with_found_rate` gives it another `max_lr` before it is trained.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Run:
     transform: Callable[[np.ndarray], Callable]
     recipe: Recipe
     published: float | None = None
-    rate_bounds: tuple[float, float] | None = None
+    find_rate: bool = False
 
 
 S7_RECIPE = Recipe(
@@ -46,7 +46,7 @@ RUNS = {
         Run("S7/s7_dropout", "s7_dropout", transforms.flip_and_shift, S7_DROPOUT_RECIPE, 82.93),
         Run("S9/s9", "s9", transforms.flip_shift_scale_rotate_and_rare_hole, S9_RECIPE, 85.22),
         Run("S9/compact", "compact", transforms.flip_shift_scale_rotate_and_hole, COMPACT_RECIPE),
-        Run("S10/s10", "s10", transforms.flip_shift_and_hole, S10_RECIPE, 90.06, (2e-3, 4e-3)),
+        Run("S10/s10", "s10", transforms.flip_shift_and_hole, S10_RECIPE, 90.06, find_rate=True),
         Run("ResNet18_GradCAM/resnet18", "resnet18", transforms.crop_and_hole, RESNET18_RECIPE),
         Run("ResNet18_GradCAM/compact", "compact", transforms.crop_and_hole, COMPACT_RECIPE),
     )

@@ -2,10 +2,10 @@
 
 import contextlib
 import inspect
+from collections.abc import Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 
-import pandas as pd
-from accelerate import utils
 from torch import nn
 
 from helpers import devices
@@ -18,10 +18,9 @@ from helpers.settings import ROOT, Settings
 from helpers.training.checkpoints import Checkpoint
 from helpers.training.initialisation import start_
 from helpers.training.loop import History, fit, set_seed
-from helpers.training.range_test import range_test, suggested
 from helpers.training.recipes import shortened
 
-GO_ON = "Run the same again, and it goes on after the last whole epoch."
+GO_ON = "Run the same again, and it goes on after the last whole epoch or short run."
 
 
 def initial(run: Run, data: ImageData, seed: int) -> nn.Module:
@@ -32,44 +31,23 @@ def initial(run: Run, data: ImageData, seed: int) -> nn.Module:
     return model
 
 
-def with_found_rate(run: Run, data: ImageData, settings: Settings) -> tuple[Run, pd.DataFrame]:
-    """The run with the `max_lr` that a range test suggests, and that test, which is kept."""
-    recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
-    run, seed, found = replace(run, recipe=recipe), settings.seed, [None]
-    if devices.processes().is_main_process:  # all need the same rate
-        model, transform = initial(run, data, seed), run.transform(data.statistics[0])
-        file = settings.checkpoints(data.key) / run.name / f"range-test-{seed}.pt"
-        checkpoint = Checkpoint(file, _fingerprint(run, seed, model, data), settings.resume)
-        found = [checkpoint.load() or range_test(model, data, transform, recipe, seed).to_dict()]
-        checkpoint.save(found[0])
-    utils.broadcast_object_list(found)
-    found = pd.DataFrame(found[0])
-    recipe = replace(recipe, max_lr=suggested(found, *run.rate_bounds))
-    return replace(run, recipe=recipe, rate_bounds=None), found
+def kept(name: str, settings: Settings, file: str = "metrics.json") -> Path:
+    """The folder of a full run that has the file: the user's or, where there is none, ours."""
+    places = [home / "results" / name for home in (settings.home, ROOT)]
+    return next((place for place in places if (place / file).is_file()), places[0])
 
 
-def train(
-    run: Run, data: ImageData, settings: Settings, seeds: int = 1, batches: int = 1
-) -> results.Result:
-    """Train the run, continue it or, if `settings.reuse`, load it; keep its files and return it.
+@contextlib.contextmanager
+def undisturbed(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder, and say how what breaks off is continued.
 
-    With several seeds, from `settings.seed` on, weights and figures are those of the first, and
-    the accuracies of all stand beside them. A step takes so many `batches` of the recipe at once,
-    at a rate as much higher: one for each of several processes, say. Raises FileNotFoundError
-    where there is nothing to reuse, ValueError where it is damaged or of other data,
-    BlockingIOError where another process is training the same run, ChildProcessError where one
-    that loads images is lost.
+    Raises BlockingIOError where another process is at work there, ChildProcessError where one that
+    loads images is lost.
     """
-    name = run.name if batches == 1 else f"{run.name}_x{batches}"  # a run of its own
-    folder = settings.results(data.key) / name
-    if settings.reuse:
-        places = [home / "results" / name for home in (settings.home, ROOT)]
-        kept = next((place for place in places if (place / "metrics.json").is_file()), places[0])
-        return replace(results.load(kept, data), folder=folder)
     apart = alone(folder) if devices.processes().is_main_process else contextlib.nullcontext()
     try:
         with apart:
-            return _conducted(replace(run, name=name), data, settings, seeds, batches)
+            yield
     except KeyboardInterrupt:
         print(f"Interrupted. {GO_ON}")
         raise
@@ -80,10 +58,30 @@ def train(
         raise ChildProcessError(f"{problem}. {GO_ON}") from error
 
 
+def train(
+    run: Run, data: ImageData, settings: Settings, seeds: int = 1, batches: int = 1
+) -> results.Result:
+    """Train the run, continue it or, if `settings.reuse`, load it; keep its files and return it.
+
+    With several seeds, from `settings.seed` on, weights and figures are those of the first, and
+    the accuracies of all stand beside them. A step takes so many `batches` of the recipe at once,
+    at a rate as much higher: one for each of several processes, say. The rate is the recipe's; to
+    have one found, call `search.with_found_rate` before. Raises FileNotFoundError
+    where there is nothing to reuse, ValueError where it is damaged or of other data,
+    BlockingIOError where another process is training the same run, ChildProcessError where one
+    that loads images is lost.
+    """
+    name = run.name if batches == 1 else f"{run.name}_x{batches}"  # a run of its own
+    folder = settings.results(data.key) / name
+    if settings.reuse:
+        return replace(results.load(kept(name, settings), data), folder=folder)
+    with undisturbed(folder):
+        return _conducted(replace(run, name=name), data, settings, seeds, batches)
+
+
 def _conducted(
     run: Run, data: ImageData, settings: Settings, seeds: int, batches: int
 ) -> results.Result:
-    run = with_found_rate(run, data, settings)[0] if run.rate_bounds else run
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     recipe = recipe.with_batch_size(recipe.batch_size * batches)
     run, folder = replace(run, recipe=recipe), settings.results(data.key) / run.name
@@ -119,12 +117,13 @@ def _train(
 ) -> tuple[nn.Module, History]:
     model, transform = initial(run, data, seed), run.transform(data.statistics[0])
     file = settings.checkpoints(data.key) / run.name / f"seed-{seed}.pt"
-    checkpoint = Checkpoint(file, _fingerprint(run, seed, model, data), settings.resume)
+    checkpoint = Checkpoint(file, fingerprint(run, seed, model, data), settings.resume)
     options = {"seed": seed, "checkpoint": checkpoint, "workers": devices.workers()}
     return model, fit(model, data, transform, run.recipe, accelerator=accelerator, **options)
 
 
-def _fingerprint(run: Run, seed: int, model: nn.Module, data: ImageData) -> dict:
+def fingerprint(run: Run, seed: int, model: nn.Module, data: ImageData) -> dict:
+    """What makes a training what it is: a checkpoint of another is not continued."""
     return {
         "network": _network(model),
         "run": run.name, "seed": seed,

@@ -55,6 +55,6 @@ def seconds_per_test_image(run: Run, profile: Profile) -> float:
         next(model.parameters()).grad.sum().item()  # a GPU is waited for
     step = time.perf_counter() - started
     count = profile.epochs * (2 + 1 / 3) + 2 / 3
-    if run.rate_bounds:
-        count += 2 * 100 / 32  # steps of the range test, each with a 32nd of the images
+    if run.find_rate:  # steps of the range test, a 32nd of the images each; about five short runs
+        count += 2 * 100 / 32 + 5 * profile.epochs * 2 * (1 / 5 + 1 / 10 / 3)
     return count * step / STEP

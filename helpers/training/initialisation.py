@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from helpers.images.data import ImageData
-from helpers.networks import executed
 from helpers.training.recipes import Recipe
+from tracing.order import executed
 
 
 def start_(model: nn.Module, recipe: Recipe, data: ImageData) -> None:

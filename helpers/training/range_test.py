@@ -6,7 +6,6 @@ import io
 import warnings
 from collections.abc import Callable
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -52,8 +51,3 @@ def range_test(
         steps = min(steps, recipe.epochs * len(loader))
         finder.range_test(loader, start_lr=1e-5, end_lr=1, num_iter=steps)
     return pd.DataFrame(finder.history).rename(columns={"lr": "learning_rate"})
-
-
-def suggested(found: pd.DataFrame, lowest: float, highest: float) -> float:
-    """A tenth of the rate at which the loss was lowest, kept between two bounds."""
-    return float(np.clip(found["learning_rate"][found["loss"].idxmin()] / 10, lowest, highest))
