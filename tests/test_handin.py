@@ -230,10 +230,11 @@ def test_a_network_that_no_table_was_made_of_has_a_page_all_the_same(home, tmp_p
     (folder / "summary.txt").unlink()
     (folder / "receptive_field.csv").unlink()
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics |= {"mult_adds": None, "receptive_field": {}}
+    metrics |= {"mult_adds": None, "receptive_field": {}, "net": "net.py:Mine"}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     text = handin.of_run("S9/mine", tmp_path).read_text()
     assert "no table of its layers" in text and "no table of its receptive field" in text
+    assert "python -m helpers check S9 net.py:Mine --run results/S9/mine" in text
 
 
 def test_a_run_that_is_not_there_is_named_with_those_that_are(home):

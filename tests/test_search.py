@@ -20,7 +20,6 @@ from tests.test_training import Tiny
 
 RUN = dataclasses.replace(RUNS["S7/s7_dropout"], net="tiny", find_rate=True)
 TEST = pd.DataFrame({"learning_rate": [0.01, 0.2, 1.0], "loss": [2.0, 1.0, 3.0]})
-START = 0.02  # a tenth of where the test's loss is lowest
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ def add(name: str, number: int, settings: Settings) -> str:
     recipe = replace(recipe, max_lr=metrics["max_lr"]) if run.find_rate else recipe
     if metrics["recipe"] != asdict(recipe) | {"transform": run.transform.__name__}:
         raise ValueError(f"{folder} was trained by another recipe than today's: train it again")
-    run = replace(run, recipe=recipe, find_rate=False)
+    run = replace(run, recipe=recipe)
     for seed in range(metrics["seed"], metrics["seed"] + number):
         known = metrics["seeds"]
         if seed in [of_seed["seed"] for of_seed in known]:
