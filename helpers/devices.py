@@ -72,6 +72,8 @@ def describe(device: torch.device) -> str:
     """The device's name for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return f"{platform.machine()}, {device.type}"  # as in "arm64, mps"
     name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
     threads = torch.get_num_threads()
     return f"{name or 'CPU'}, {threads} thread{'s' if threads > 1 else ''}"

@@ -5,31 +5,24 @@ import torch
 
 from helpers.images.data import ImageData
 from helpers.networks import laid_out
+from tracing.layers import at_rest
 
 
 @torch.inference_mode()
 def predict(model: torch.nn.Module, data: ImageData, images: np.ndarray) -> torch.Tensor:
     """Logits (N, 10) float32, on the network's device, for images (N, 32, 32, 3) uint8.
 
-    The network runs in evaluation mode, TF32 off, and is left in the mode it was in.
+    The network runs in evaluation mode, TF32 off; all its modules' own modes come back.
     """
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
+    device = next(model.parameters()).device
     logits = [torch.zeros(0, 10, device=device)]
     cudnn = torch.backends.cudnn
     chosen = {"benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}  # else reset
-    with cudnn.flags(enabled=True, allow_tf32=False, **chosen):
+    with at_rest(model), cudnn.flags(enabled=True, allow_tf32=False, **chosen):
         for batch in torch.from_numpy(images).permute(0, 3, 1, 2).split(500):
             batch = laid_out(data.normalise(batch.to(device)), model)
             logits.append(model(batch).float())
-    model.train(was_training)
     return torch.cat(logits)
-
-
-def check_test_set(data: ImageData) -> None:
-    """Raise ValueError where what is called CIFAR-10 has not all of its 10,000 test images."""
-    if data.title == "CIFAR-10" and len(data.test_labels) != 10_000:
-        raise ValueError(f"{len(data.test_labels)} test images, but CIFAR-10 has 10,000")
 
 
 def test_accuracy(logits: np.ndarray, data: ImageData) -> float:
@@ -37,9 +30,9 @@ def test_accuracy(logits: np.ndarray, data: ImageData) -> float:
 
     Raises ValueError where the logits are not those of the whole test set.
     """
-    check_test_set(data)
-    if len(logits) != len(data.test_labels):
-        raise ValueError(f"{len(logits)} predictions for {len(data.test_labels)} test images")
+    expected = 10_000 if data.title == "CIFAR-10" else len(data.test_labels)
+    if len(logits) != expected:
+        raise ValueError(f"{len(logits)} predictions for {expected} test images")
     return float(100 * np.mean(logits.argmax(axis=1) == data.test_labels))
 
 

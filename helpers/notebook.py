@@ -58,7 +58,6 @@ def set_up(
     settings = Settings.from_environment(profile, dataset, home, reuse)
 
     import pandas as pd
-    import torch
 
     from helpers import devices
 
@@ -66,7 +65,7 @@ def set_up(
     device = devices.accelerator().device
     print("  ".join(f"{name} {version}" for name, version in devices.versions().items()))
     print(f"device: {devices.describe(device)}  precision: {devices.precision(device)}")
-    if not torch.cuda.is_available():
+    if device.type == "cpu":
         print("No GPU here. In Colab: Runtime > Change runtime type > T4 GPU. The CPU works too.")
     print(f"profile: {settings.profile.name}  data: {settings.dataset}  seed: {settings.seed}")
     amount = "all images, all epochs" if settings.profile is FULL else "some images, two epochs"
@@ -114,14 +113,10 @@ def folded(headline: str, text: str) -> HTML:
 def picture(path: str = "") -> PIL.Image.Image:
     """The middle square of a picture from a file, upright; without one, a photograph of a flower.
 
-    It ships with scikit-learn, and takes the place of a file that is no image, as a line then says.
+    It ships with scikit-learn. Raises OSError where the file is not there or no image.
     """
     flower = importlib.resources.files("sklearn.datasets.images") / "flower.jpg"
-    try:
-        image = ImageOps.exif_transpose(PIL.Image.open(path or flower)).convert("RGB")
-    except OSError as error:
-        print(f"{error}. A photograph of a flower takes its place; give a JPEG or PNG file.")
-        image = PIL.Image.open(flower)
+    image = ImageOps.exif_transpose(PIL.Image.open(path or flower)).convert("RGB")
     return ImageOps.fit(image, [min(image.size)] * 2)
 
 

@@ -20,7 +20,7 @@ from helpers.runs import search
 from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT
 from tests.test_training import Tiny
-from upkeep import execution
+from upkeep import execution, grading
 
 pytestmark = pytest.mark.slow
 
@@ -182,6 +182,12 @@ class Wide(Small):
         self[0] = nn.Conv2d(3, 100, 3)
 """
 
+LONG = """
+class Long(nn.Sequential):
+    def __init__(self):
+        super().__init__(*Small(), nn.ReLU())
+"""
+
 
 def test_check_judges_networks_in_files(called, tmp_path):
     (tmp_path / "net.py").write_text(NETWORK)
@@ -198,6 +204,24 @@ def test_check_judges_networks_in_files(called, tmp_path):
     assert rows.loc[small, "parameters"] == 280
     assert not rows.loc[small, "six depthwise separable convolutions"]
     assert "100" in rows.loc[wide, "error"]
+
+
+def test_one_network_that_fails_costs_the_others_nothing(called, tmp_path, monkeypatch):
+    of_network = grading.requirements.of_network
+
+    def failing(notebook, model):
+        return of_network(notebook, model) if len(model) == 3 else 1 / 0
+
+    monkeypatch.setattr(grading.requirements, "of_network", failing)
+    (tmp_path / "net.py").write_text(f"{NETWORK}\n{LONG}")
+    small, long = f"{tmp_path}/net.py:Small", f"{tmp_path}/net.py:Long"
+    csv = tmp_path / "grades.csv"
+    done = called("check", "ResNet18_GradCAM", long, small, "--csv", str(csv))
+    assert done.returncode == 2
+    assert "error: ZeroDivisionError: division by zero" in done.stderr
+    rows = pd.read_csv(csv).set_index("network")
+    assert rows.loc[small, "parameters"] == 280
+    assert "ZeroDivisionError" in rows.loc[long, "error"]
 
 
 def test_check_takes_the_run_into_account(called):

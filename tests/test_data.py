@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 
+import albumentations as A
 import numpy as np
 import pytest
 import torch
@@ -111,6 +112,13 @@ def test_batches_are_uint8_and_channels_last():
     assert images.dtype == torch.uint8
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert labels.dtype == torch.int64
+
+
+def test_a_transform_that_gives_no_bytes_is_refused():
+    data = images_like_cifar10()
+    normalised = A.Compose([A.Normalize()])
+    with pytest.raises(TypeError, match="gives float32, expected uint8: leave out Normalize"):
+        batches(data, normalised, seed=0, epoch=1)
 
 
 @hypothesis_settings(deadline=None)

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from helpers import devices, evaluation
+from helpers.anatomy import requirements
 from helpers.evaluation import predict
 from helpers.figures.grad_cam import grad_cam
 from helpers.images import data as data_module
@@ -17,6 +18,7 @@ from helpers.training.checkpoints import Checkpoint
 from helpers.training.loop import fit, set_seed
 from helpers.training.range_test import range_test
 from helpers.training.recipes import Recipe
+from tracing.layers import layers
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +42,16 @@ def test_predictions_are_those_of_the_cpu(net, digits, device):
     expected = predict(copy.deepcopy(model), digits, images)
     there = model.to(device, memory_format=torch.channels_last)
     assert torch.allclose(predict(there, digits, images).cpu(), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("net", MODELS)
+def test_layers_and_demands_are_those_of_the_cpu(net, device):
+    model = build(net)
+    expected = layers(model), requirements.of_network("S9", model)
+    found = layers(model.to(device)), requirements.of_network("S9", model)
+    assert found[0] == expected[0]
+    assert found[1].equals(expected[1])
+    assert next(model.parameters()).device == device
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

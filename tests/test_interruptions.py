@@ -289,3 +289,8 @@ def test_another_device_precision_or_version_goes_on_and_says_so(
     changed = [f"{name} {before[name]} -> {new}" for name, new in now.items()]
     assert said.split(": ", 1)[1] == ", ".join(changed)
     assert before | now == after
+    here(device="a third one", precision="fp16", numpy="10")
+    opened = conductor.train(RUNS["S7/s7_dropout"], digits, twice)
+    assert "Nothing left to train" in capsys.readouterr().out
+    for name in ("device", "device_type", "precision", "processes", "versions", "trained_on"):
+        assert opened.metrics[name] == result.metrics[name], "it is where it was trained"

@@ -289,3 +289,41 @@ def test_the_network_is_left_as_it_was():
     assert [m.training for m in network.modules()] == modes
     assert all(torch.equal(v, before[name]) for name, v in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_copy_is_followed_on_the_cpu_in_float32():
+    """What the values see is noted there: a network that trains on a GPU is not run on it."""
+    seen = []
+
+    class Noted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 10, 3)
+
+        def forward(self, x):
+            seen.append((self, x.dtype, x.device.type, self.conv.weight.dtype))
+            return self.conv(x).mean((2, 3))
+
+    model = Noted().double().train()
+    assert layers(model)[0].field == (3, 3)
+    [(followed, *kinds)] = seen
+    assert followed is not model
+    assert kinds == [torch.float32, "cpu", torch.float32]
+    assert model.training
+    assert model.conv.weight.dtype == torch.float64
+    assert model.conv.weight.requires_grad
+
+
+def test_a_parameter_that_a_module_is_given_is_followed():
+    class Token(nn.Module):
+        """A class token, normalised before it is added to what the image gives."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.fc = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Linear(8, 10)
+            self.token = nn.Parameter(torch.zeros(1, 8))
+
+        def forward(self, x):
+            return self.fc(self.conv(x).mean((2, 3)) + self.norm(self.token.expand(len(x), -1)))
+
+    assert [layer.kind for layer in layers(Token())] == ["conv", "gap", "fc"]

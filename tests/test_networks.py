@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
 import torch
@@ -215,3 +216,47 @@ def test_images_are_laid_out_as_the_weights_are():
     images = torch.rand(2, 3, 32, 32)
     assert networks.laid_out(images, last).is_contiguous(memory_format=torch.channels_last)
     assert networks.laid_out(images, plain).is_contiguous()
+
+
+STUDENT = """
+from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+from blocks import WIDTH
+from parts.heads import BIAS
+
+
+@dataclass
+class Sizes:
+    width: int
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        conv = nn.Conv2d(3, Sizes(WIDTH).width, 3, bias=BIAS)
+        super().__init__(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTH, 10))
+"""
+
+
+def test_a_file_imports_from_beside_it_and_nobody_elses(tmp_path):
+    counts = {}
+    for name, width, bias in (("ann", 8, True), ("bob", 50, False)):
+        (tmp_path / name / "parts").mkdir(parents=True)
+        (tmp_path / name / "net.py").write_text(STUDENT)
+        (tmp_path / name / "blocks.py").write_text(f"WIDTH = {width}")
+        (tmp_path / name / "parts" / "heads.py").write_text(f"BIAS = {bias}")
+        net = named(f"{tmp_path}/{name}/net.py:Net")
+        counts[name] = sum(p.numel() for p in net.parameters())
+    assert counts == {"ann": 28 * 8 + 90, "bob": 27 * 50 + 510}
+    assert not {"blocks", "parts", "parts.heads"} & sys.modules.keys()
+    assert str(tmp_path / "ann") not in sys.path
+
+
+def test_what_cannot_be_recorded_is_refused_before_training(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.runs.conductor.fit", None)  # which nobody may come to
+    settings, run = Settings(BRIEF, "digits", home=tmp_path), RUNS["S7/s7"]
+    with pytest.raises(ValueError, match="notebook=Mine is unknown"):
+        train(dataclasses.replace(run, name="Mine/wide"), digits, settings)
+    for transform in (None, lambda image: {"image": image}):
+        with pytest.raises(AttributeError, match="to_dict"):
+            train(dataclasses.replace(run, transform=lambda _, t=transform: t), digits, settings)

@@ -37,7 +37,7 @@ def kept(settings):
 def test_seeds_that_lack_are_trained_once_and_averaged(settings, tmp_path, monkeypatch):
     before, weights = kept(settings), settings.results("digits") / NAME / "model.safetensors"
     first = weights.read_bytes()
-    line = seeds.add(NAME, 2, settings)
+    line = seeds.add(NAME, 2, dataclasses.replace(settings, reuse=True))  # REUSE=1, left set
     after = kept(settings)
     assert weights.read_bytes() == first
     other = dataclasses.replace(settings, seed=1, home=tmp_path / "apart")

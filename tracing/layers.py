@@ -1,6 +1,7 @@
 """The layers of a network and what they see, read off the operations that it executes."""
 
 import contextlib
+import copy
 import random
 import traceback
 from collections.abc import Iterator
@@ -64,21 +65,23 @@ class NotUnderstoodError(ValueError):
 def layers(model: nn.Module, image_size: int = 32) -> list[Layer]:
     """The layers for an image of 3 x image_size x image_size, in the order of execution.
 
-    Where branches meet, their views are joined. The network is run once, in evaluation mode, and
-    left as it was. Raises NotUnderstoodError, with the operation and the line of the network's
-    source, where pixels are mixed in a way that is not known here.
+    Where branches meet, their views are joined. The network is left as it was: a copy is run once,
+    on the CPU, in float32 and in evaluation mode. Raises NotUnderstoodError, with the operation and
+    the line of the network's source, where pixels are mixed in a way that is not known here.
     """
-    return watched(model, image_size).layers
+    return watched(model, image_size)[0]
 
 
-def watched(model: nn.Module, image_size: int = 32) -> "Watch":
-    """The network after an image went through it, with its `layers` and the tensors it `read`."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(1))
-    pixels = np.random.default_rng(0).random((2, 3, image_size, image_size))
-    images = torch.from_numpy(pixels).to(like)
-    with at_rest(model), ModuleTracker() as tracker, Watch(images, tracker) as watch:
-        model(images)
-    return watch
+def watched(model: nn.Module, image_size: int = 32) -> tuple[list[Layer], set[str]]:
+    """The layers, and the names of the parameters that took part."""
+    # What the values see is noted on the CPU, whatever device trains; the module tracker stumbles
+    # over weights that want gradients.
+    network = copy.deepcopy(model).cpu().float().requires_grad_(False)
+    images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    with at_rest(network), ModuleTracker() as tracker, Watch(images, tracker) as watch:
+        network(images)
+    used = {name for name, p in network.named_parameters() if id(p) in watch.read}
+    return watch.layers, used
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from torch import nn
 from helpers.anatomy import receptive_field, requirements
 from helpers.anatomy.summary import parameter_count
 from helpers.files import reading
+from helpers.networks import line
 from helpers.runs import results
 from helpers.settings import one_of
 from tracing.layers import layers
@@ -29,17 +30,17 @@ def grade(notebook: str, networks: list[str], run: Path | None, csv: Path | None
         print(f"{network}, judged by the demands of {notebook}", flush=True)
         try:
             model = named(network)
-            table = requirements.of_network(notebook, model)
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
+            table, sizes = requirements.of_network(notebook, model), _sizes(model)
+        except Exception as error:  # one network must not cost the others their verdicts
+            why = str(error) if isinstance(error, ValueError) else line(error)
+            print(f"error: {why}", file=sys.stderr)
             code = 2
-            rows.append({"network": network, "error": str(error)})
+            rows.append({"network": network, "error": why})
             continue
         if run:
             with reading(run / "metrics.json"):
                 table = pd.concat([table, requirements.of_run(notebook, metrics)])
         code = max(code, int(not table["passed"].all()))
-        sizes = _sizes(model)
         met = {"demands met": f"{table['passed'].sum()} of {len(table)}"}
         verdicts = dict(zip(table["demand"], table["passed"], strict=True))
         rows.append({"network": network, **sizes, **met, **verdicts})

@@ -52,7 +52,7 @@ def page(title: str, folders: list[Path], alone: bool = False) -> str:
 def _kept(folder: Path, link: str) -> dict:
     kept = {"name": folder.name, "link": link, "figures": _figures(folder, link)}
     texts = (path for path in folder.iterdir() if path.suffix in (".csv", ".txt"))
-    kept["files"] = {path.name: path.read_text() for path in texts}
+    kept["files"] = {path.name: path.read_text(encoding="utf-8") for path in texts}
     return results.metrics_of(folder) | kept
 
 

@@ -1,8 +1,11 @@
 """Networks by their names: those of the series, and anybody's from a file."""
 
+import contextlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from torch import nn
 
@@ -21,19 +24,38 @@ def named(name: str) -> nn.Module:
 
 def _from_file(place: str) -> nn.Module:
     path, _, name = place.rpartition(":")
-    file = Path(path)
+    file = Path(path).resolve()
     if file.suffix != ".py" or not file.is_file():
         raise ValueError(f"{place}: there is no such file; expected FILE.py:CLASS")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    # A name that hides no other module; dataclasses look their own up by it.
+    spec = importlib.util.spec_from_file_location(f"network from {file.stem}", file)
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.parent))  # for what it imports from beside it
     try:
-        spec.loader.exec_module(module)
-        model = getattr(module, name)()
+        with _imports_from(file.parent):
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+            model = getattr(module, name)()
     except (Exception, SystemExit) as error:
         raise ValueError(f"{place} cannot be built: {line(error)}") from error
-    finally:
-        sys.path.remove(str(file.parent))
     if not isinstance(model, nn.Module):
         raise ValueError(f"{place} gives a {type(model).__name__}; expected a torch.nn.Module")
     return model
+
+
+@contextlib.contextmanager
+def _imports_from(folder: Path) -> Iterator[None]:
+    """Import modules from a folder, and forget them: another folder's have the same names."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in sys.modules.keys() - before:
+            if _lies_in(folder, sys.modules[name]):
+                del sys.modules[name]
+
+
+def _lies_in(folder: Path, module: ModuleType) -> bool:
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
+    return any(place and Path(place).is_relative_to(folder) for place in places)

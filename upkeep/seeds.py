@@ -17,6 +17,7 @@ def add(name: str, number: int, settings: Settings) -> str:
     Their files go to `checkpoints/seeds/`; a learning rate that was found is taken over. Raises
     FileNotFoundError where no such run is kept, ValueError where its recipe was another.
     """
+    settings = replace(settings, reuse=False)  # else the kept run would count as its own next seed
     images = data.load(settings)
     run, folder = RUNS[one_of("run", name, RUNS)], settings.results(images.key) / name
     metrics = results.metrics_of(folder)
@@ -26,12 +27,12 @@ def add(name: str, number: int, settings: Settings) -> str:
         raise ValueError(f"{folder} was trained by another recipe than today's: train it again")
     run = replace(run, recipe=recipe)
     for seed in range(metrics["seed"], metrics["seed"] + number):
-        known = metrics["seeds"]
-        if seed in [of_seed["seed"] for of_seed in known]:
+        if seed in [of_seed["seed"] for of_seed in metrics["seeds"]]:
             continue
         apart = settings.home / "checkpoints" / "seeds" / str(seed)
         trained = conductor.train(run, images, replace(settings, seed=seed, home=apart)).metrics
-        metrics |= results.over_seeds(known + trained["seeds"])
+        metrics = results.metrics_of(folder)  # which may have changed in all that time
+        metrics |= results.over_seeds(metrics["seeds"] + trained["seeds"])
         write(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     reached = ", ".join(f"{of_seed['test_accuracy']:.2f}" for of_seed in metrics["seeds"])
     return f"{name}: {metrics['test_accuracy_mean']:.2f} %, the mean of {reached}"

@@ -101,7 +101,7 @@ def comparison(runs: Sequence[dict]) -> Figure:
 
 def fill(file: Path, begin: str, end: str, text: str) -> None:
     """Put text between two marking lines of a file; ValueError where they are not there once."""
-    content = file.read_text()
+    content = file.read_text(encoding="utf-8")
     if content.count(begin) != 1 or content.count(end) != 1:
         raise ValueError(f"{file.name} needs the lines {begin} and {end}, once each")
     before, _, rest = content.partition(begin)

@@ -11,9 +11,10 @@ from tracing.layers import watched
 
 def of_network(notebook: str, model: nn.Module) -> pd.DataFrame:
     """The notebook's demands on the network: demand, measured, passed."""
-    watch = watched(model)
-    used = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) in watch.read)
-    network = Network(watch.layers, parameter_count(model), used)
+    layers, used = watched(model)
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    part = sum(trained[name] for name in trained.keys() & used)
+    network = Network(layers, parameter_count(model), part)
     return _judge(DEMANDS[notebook][0], network)
 
 

@@ -32,9 +32,10 @@ def grad_cam(
 
 
 def overlay(images: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Images (N, H, W, 3) uint8 under their maps of heat (N, H, W); yellow is hot."""
+    """Images (N, H, W, 3) uint8, in grey under their maps of heat (N, H, W); yellow is hot."""
     from pytorch_grad_cam.utils.image import show_cam_on_image
 
     options = {"use_rgb": True, "colormap": cv2.COLORMAP_VIRIDIS}
-    both = zip(np.float32(images) / 255, heat, strict=True)
+    grey = np.broadcast_to(images.mean(axis=3, keepdims=True) / 255, images.shape)
+    both = zip(np.float32(grey), heat, strict=True)
     return np.stack([show_cam_on_image(image, map_, **options) for image, map_ in both])

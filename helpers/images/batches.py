@@ -47,7 +47,10 @@ class AugmentedImages(Dataset):
         self.images, self.labels, self.transform = images, torch.from_numpy(labels), transform
 
     def __getitems__(self, batch: tuple[np.ndarray, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (B, 3, 32, 32) uint8, channels last in memory, and their labels (B,) int64."""
+        """Images (B, 3, 32, 32) uint8, channels last in memory, and their labels (B,) int64.
+
+        Raises TypeError where the transform gives something else than uint8.
+        """
         indices, seed = batch
         images = self.images[indices]
         if self.transform:
@@ -55,7 +58,11 @@ class AugmentedImages(Dataset):
             # its hole more often than another.
             self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
             for i, image in enumerate(images):
-                images[i] = self.transform(image=image)["image"]
+                changed = self.transform(image=image)["image"]
+                if changed.dtype != image.dtype:  # which would be cut to whole numbers
+                    found = f"the transform gives {changed.dtype}, expected {image.dtype}"
+                    raise TypeError(f"{found}: leave out Normalize, the device does that")
+                images[i] = changed
         return torch.from_numpy(images).permute(0, 3, 1, 2), self.labels[indices]
 
 

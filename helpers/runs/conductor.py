@@ -9,12 +9,13 @@ from pathlib import Path
 from torch import nn
 
 from helpers import devices
+from helpers.anatomy.demands import DEMANDS
 from helpers.files import alone
 from helpers.images.data import ImageData
 from helpers.models import build
 from helpers.runs import results
 from helpers.runs.catalogue import Run
-from helpers.settings import ROOT, Settings
+from helpers.settings import ROOT, Settings, one_of
 from helpers.training.checkpoints import Checkpoint
 from helpers.training.initialisation import start_
 from helpers.training.loop import History, fit, set_seed
@@ -66,10 +67,11 @@ def train(
     With several seeds, from `settings.seed` on, weights and figures are those of the first, and
     the accuracies of all stand beside them. A step takes so many `batches` of the recipe at once,
     at a rate as much higher: one for each of several processes, say. The rate is the recipe's; to
-    have one found, call `search.with_found_rate` before. Raises FileNotFoundError
-    where there is nothing to reuse, ValueError where it is damaged or of other data,
-    BlockingIOError where another process is training the same run, ChildProcessError where one
-    that loads images is lost.
+    have one found, call `search.with_found_rate` before. Raises ValueError where the run's name
+    does not begin with a notebook's, AttributeError where its transform is no Compose of
+    Albumentations, FileNotFoundError where there is nothing to reuse, ValueError where that is
+    damaged or of other data, BlockingIOError where another process is training the same run,
+    ChildProcessError where one that loads images is lost.
     """
     name = run.name if batches == 1 else f"{run.name}_x{batches}"  # a run of its own
     folder = settings.results(data.key) / name
@@ -85,6 +87,9 @@ def _conducted(
     recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     recipe = recipe.with_batch_size(recipe.batch_size * batches)
     run, folder = replace(run, recipe=recipe), settings.results(data.key) / run.name
+    notebook = one_of("notebook", run.name.partition("/")[0], DEMANDS)
+    # Before it is trained, as what is no Compose of Albumentations fails here.
+    steps = run.transform(data.statistics[0]).to_dict()["transform"]["transforms"]
     accuracies = []
     for seed in reversed(range(settings.seed, settings.seed + seeds)):  # the first one last
         accelerator = devices.accelerator()  # a new one each, as loss scaling has a memory
@@ -93,9 +98,8 @@ def _conducted(
         measured, logits = results.measure(model, data)
         of_seed = {k: v for k, v in measured.items() if k.startswith("test_accuracy")}
         accuracies.insert(0, {"seed": seed} | of_seed | {"trained_on": history.trained_on})
-    steps = run.transform(data.statistics[0]).to_dict()["transform"]["transforms"]
     metrics = {
-        "notebook": run.name.split("/")[0], "net": run.net, "seed": settings.seed,
+        "notebook": notebook, "net": run.net, "seed": settings.seed,
         **{name: getattr(recipe, name) for name in ("epochs", "batch_size", "optimizer", "max_lr")},
         "recipe": asdict(recipe) | {"transform": run.transform.__name__},
         "augmentation": {step.pop("__class_fullname__"): step for step in steps},

@@ -25,7 +25,7 @@ def affordable(data: ImageData, settings: Settings, notebook: str) -> ImageData:
     profile = settings.profile
     if not profile.seconds or settings.reuse:
         return data
-    seconds = profile.seconds // (3 if data.key == "digits" else 1)
+    seconds = profile.seconds // (3 if data.key.startswith("digits") else 1)
     file = settings.checkpoints(data.key) / notebook / f"test_images-{seconds}-seconds.txt"
     if not file.is_file():
         runs = (run for run in RUNS.values() if run.name.startswith(f"{notebook}/"))

@@ -21,7 +21,7 @@ from helpers.evaluation import class_accuracy, predict, test_accuracy
 from helpers.files import digest, reading, write
 from helpers.images.data import ImageData
 from helpers.models import build
-from helpers.networks import placed
+from helpers.networks import line, placed
 from helpers.training.loop import History, epoch_line
 from tracing.layers import layers
 
@@ -80,8 +80,7 @@ def attempted(what: str, make: Callable) -> Any:
     try:
         return make()
     except Exception as error:  # libraries fail in many ways on networks that they do not know
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"This network has no {what}: {reason}")
+        print(f"This network has no {what}: {line(error)}")
         return None
 
 
@@ -95,16 +94,17 @@ def over_seeds(accuracies: list[dict]) -> dict:
 
 def circumstances(history: History, data: ImageData, accelerator: Accelerator) -> dict:
     """What a run was trained on, how long, and where."""
-    rows, rates, device = pd.DataFrame(history.rows), history.learning_rates, accelerator.device
+    rows, rates = pd.DataFrame(history.rows), history.learning_rates
+    place = {"device_type": accelerator.device.type, "processes": accelerator.num_processes}
+    place |= history.trained_on[-1]  # says where the last epoch was trained, perhaps elsewhere
+    versions = {name: place.pop(name) for name in devices.versions()}
     return {
         "dataset": data.title, "train_images": len(data.train_labels),
         "train_accuracy": float(rows["train_accuracy"].iloc[-1]),
         "wall_seconds": float(rows["seconds"].sum()),
         "images_per_second": float(rows["images_per_second"].median()),
-        "date": datetime.date.today().isoformat(), "versions": devices.versions(),
-        "device": devices.describe(device), "device_type": device.type,
-        "processes": accelerator.num_processes, "trained_on": history.trained_on,
-        "precision": accelerator.mixed_precision.replace("no", "float32"),
+        "date": datetime.date.today().isoformat(), "versions": versions, **place,
+        "trained_on": history.trained_on,
         "steps": len(rates), "peak_epoch": (rates.index(max(rates)) + 1) * len(rows) / len(rates),
     }  # fmt: skip
 
@@ -190,6 +190,6 @@ def load(folder: Path, data: ImageData) -> Result:
         trained = "trained on {date} by {device} in {precision}, {wall_seconds:.0f} s, seed {seed}"
         print(f"REUSE=1: {trained.format(**metrics)}")
         print((folder / "log.txt").read_text(), end="")
-        model = with_weights(metrics["net"], weights).to(devices.processes().device)
-    logits = predict(model, data, data.test_images).cpu().numpy()
+        model = with_weights(metrics["net"], weights)
+    logits = predict(model.to(devices.processes().device), data, data.test_images).cpu().numpy()
     return Result(folder, model, history, metrics, logits, f"{metrics['net']} on {data.title}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from helpers.files import digest, writing
+from helpers.networks import line
 
 
 class Checkpoint:
@@ -29,7 +30,7 @@ class Checkpoint:
             try:
                 whole.append(_read(file))
             except Exception as error:  # a damaged file fails in many ways, all to one end
-                print(f"{file} is damaged and not used: {f'{error}'.splitlines()[0]}")
+                print(f"{file} is damaged and not used: {line(error)}")
         if not whole:
             return self._set_aside("no whole checkpoint is left") if there else None
         newest = max(whole, key=lambda content: content["saved"])

@@ -29,9 +29,8 @@ def whiten_(conv: nn.Conv2d, images: Tensor, epsilon: float = 1e-2) -> None:
     Each then answers to one direction of the patches of `images`, (N, C, H, W) float32 and
     normalised, with unit variance; filters beyond twice the directions keep what they have.
     """
-    patches = (
-        nn.functional.unfold(images, conv.kernel_size, conv.dilation).transpose(1, 2).flatten(0, 1)
-    )
+    patches = nn.functional.unfold(images, conv.kernel_size, conv.dilation)
+    patches = patches.transpose(1, 2).flatten(0, 1)
     variances, directions = torch.linalg.eigh(torch.cov(patches.T))
     filters = (directions / (variances + epsilon).sqrt()).T.flip(0)
     filters = torch.cat([filters, -filters])[: conv.out_channels]

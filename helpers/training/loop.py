@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from helpers import devices
-from helpers.evaluation import check_test_set, predict
+from helpers.evaluation import predict
 from helpers.images.batches import BatchSampler, train_loader
 from helpers.images.data import ImageData
 from helpers.networks import laid_out, placed
@@ -67,10 +67,8 @@ def fit(
     uint8 images or is None; `accelerator` stands for device, precision and processes, by default
     the best of this machine; `workers` processes load, 0 loads between the steps.
 
-    Raises FloatingPointError where training diverges, ValueError for an unknown optimizer or a
-    test set that is not whole.
+    Raises FloatingPointError where training diverges, ValueError for an unknown optimizer.
     """
-    check_test_set(data)
     accelerator = accelerator or devices.accelerator()
     rank, processes = accelerator.process_index, accelerator.num_processes
     sampler = BatchSampler(len(data.train_labels), recipe.batch_size, seed, rank, processes)
@@ -89,8 +87,7 @@ def fit(
     if history.rows:
         lines = [epoch_line(row, recipe.epochs) for row in history.rows]
         ahead = "Continuing" if len(lines) < recipe.epochs else "Nothing left to train"
-        lines.append(f"{ahead} after epoch {len(lines)} of {recipe.epochs}")
-        accelerator.print(*lines, sep="\n")
+        accelerator.print(*lines, f"{ahead} after epoch {len(lines)} of {recipe.epochs}", sep="\n")
     if len(history.rows) < recipe.epochs:
         _note_place(history, accelerator)
 
@@ -108,9 +105,10 @@ def fit(
         if epoch == done + 1 and accelerator.is_main_process:
             batches = _announced(batches, (recipe.epochs - done) * len(loader))
         for images, labels in batches:
-            images = data.normalise(images.to(accelerator.device, non_blocking=True))
-            images = laid_out(images, network)
-            labels = labels.to(accelerator.device, non_blocking=True)
+            # From memory that is not pinned, a copy must be waited for, on a Mac above all.
+            images = images.to(accelerator.device, non_blocking=images.is_pinned())
+            images = laid_out(data.normalise(images), network)
+            labels = labels.to(accelerator.device, non_blocking=labels.is_pinned())
             logits = model(images)
             loss = criterion(logits, labels)
             optimizer.zero_grad()
@@ -169,7 +167,8 @@ def _continue(checkpoint: Checkpoint | None, parts: dict, accelerator: Accelerat
 
 
 def _note_place(history: History, accelerator: Accelerator) -> None:
-    here = {"device": devices.describe(accelerator.device)}
+    device, processes = accelerator.device, accelerator.num_processes
+    here = {"device": devices.describe(device), "device_type": device.type, "processes": processes}
     here |= {"precision": accelerator.mixed_precision.replace("no", "float32")}
     here |= devices.versions()
     before = history.trained_on[-1] if history.trained_on else {}

@@ -47,8 +47,7 @@ def unit(tensor: Tensor) -> Tensor:
 
 def orthogonal(matrix: Tensor) -> Tensor:
     """Nearly the nearest matrix of orthonormal rows, or columns: Newton and Schulz's iteration."""
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = unit(wide)
+    wide = unit(matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = wide @ wide.T

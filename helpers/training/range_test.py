@@ -49,5 +49,6 @@ def range_test(
         finder = lr_finder.LRFinder(network, optimizer, loss, device, **amp)
         torch.manual_seed(seed)
         steps = min(steps, recipe.epochs * len(loader))
-        finder.range_test(loader, start_lr=1e-5, end_lr=1, num_iter=steps)
+        pinned = {"non_blocking_transfer": device.type == "cuda"}  # as in the loop
+        finder.range_test(loader, start_lr=1e-5, end_lr=1, num_iter=steps, **pinned)
     return pd.DataFrame(finder.history).rename(columns={"lr": "learning_rate"})
