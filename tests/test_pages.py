@@ -185,9 +185,9 @@ def test_the_loop_on_the_page_is_short_and_learns(digits, capsys, monkeypatch):
 
 def test_kernels_read_what_s9_says(capsys):
     scope = {"nn": nn, "np": np, "torch": torch, "s9": models.build("s9")}
-    exec(code("S9", "def pixels_read"), scope)
+    exec(code("S9", "def values_read"), scope)
     shares = [f"{every.mean():.0%}" for _, _, every in scope["read"].values()]
-    assert shares == ["100%", "100%", "100%", "100%", "25%", "100%", "25%", "100%"]
+    assert shares == ["100%"] * 5 + ["25%", "100%", "25%", "100%"]
     own, another = (dict(zip(scope["read"], grids, strict=True)) for grids in list(
         zip(*scope["read"].values(), strict=True))[:2])  # fmt: skip
     assert own["3x3"].sum() == another["3x3"].sum() == 9
@@ -231,6 +231,10 @@ def test_what_s7_says_of_its_ablation_is_in_the_table(capsys):
     difference = scope["ablation"].set_index("name")["standard errors"]
     assert difference.idxmin() == "usual random weights"
     assert capsys.readouterr().out.rstrip().endswith("clearly different: usual random weights")
+    reached = scope["ablation"].set_index("name").loc["no augmentation"]
+    shares = "right on {:.0f} % of the images that it was trained on, and on {:.0f} % of the others"
+    said = shares.format(reached["training accuracy (%)"], reached["validation accuracy (%)"])
+    assert said in " ".join(prose("S7").split())
 
 
 def test_what_s7_says_of_full_runs_with_muon_is_in_the_table():
@@ -266,6 +270,37 @@ def test_what_s10_says_of_its_sweep_is_in_the_table(tmp_path):
     moved = (best[1] / best[0]).dropna()
     assert len(moved) == 3
     assert moved.between(1 / 1.2, 1.2).all()
+    assert "within a factor of 3.5 (SGD) or 1.2 (Muon)" in " ".join(prose("S10").split())
+    for optimizer, factor in (("SGD", 3.5), ("Muon", 1.2)):
+        of_optimizer = best[0][best.index.str.endswith(f", {optimizer}")]
+        assert of_optimizer.max() / of_optimizer.min() == pytest.approx(factor, abs=0.05)
+
+
+def test_what_s9_says_of_its_jagged_curve_is_in_the_table():
+    assert "Measured again, the accuracy rises from epoch to epoch" in prose("S9")
+    table = pd.read_csv(ROOT / "results" / "S9" / "batch_statistics.csv")
+    assert set(table["run"]) == {"S9/compact"}
+    assert table["seed"].nunique() == 2
+    for _, of_seed in table.sort_values("epoch").groupby("seed"):
+        remembered, again = (of_seed[f"test accuracy (%), {way}"] for way in (
+            "as remembered", "measured again"))  # fmt: skip
+        assert len(again) >= 4
+        assert again.is_monotonic_increasing
+        assert not remembered.is_monotonic_increasing
+        assert (again > remembered).all()
+
+
+def test_what_is_said_of_the_test_of_grad_cam_is_in_its_table():
+    [cell] = [cell for cell in read("ResNet18_GradCAM").cells if cell.id == "resnet18-agreement"]
+    text = cell.outputs[-1]["data"]["text/plain"]
+    rows = re.findall(r"^(\w+, \w+) +(-?[\d.]+) +(-?[\d.]+)$", text, re.MULTILINE)
+    same = {name: float(agreement) for name, agreement, _ in rows}
+    two = {name: float(agreement) for name, _, agreement in rows}
+    of_resnet18 = {name: same[name] for name in same if name.startswith("resnet18")}
+    assert list(of_resnet18) == [f"resnet18, layer{number}" for number in (1, 2, 3, 4)]
+    assert max(of_resnet18, key=of_resnet18.get) == "resnet18, layer3"
+    assert same["resnet18, layer1"] - two["resnet18, layer1"] < 0.1
+    assert max(of_resnet18.values()) < same["compact, block4"] < 0.7
 
 
 def test_what_s10_says_of_its_rates_holds_for_what_is_kept():

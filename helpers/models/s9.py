@@ -39,8 +39,8 @@ class SeparableConv2d(nn.Module):
 class S9(nn.Module):
     """No pooling but the global one; the maps shrink from 32 to 17, 9 and 6 pixels.
 
-    They do so by strided 1x1 convolutions, which skip three of four pixels; the dilation of the
-    first two dilates nothing. Maps (N, 3, 32, 32) to logits (N, 10).
+    They do so by strided 1x1 convolutions, which skip three of four values of the maps before them;
+    the dilation of the first two dilates nothing. Maps (N, 3, 32, 32) to logits (N, 10).
     """
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ class Checkpoint:
         there, whole = [file for file in self.files if file.exists()], []
         for file in there:
             try:
-                whole.append(_read(file))
+                whole.append(read(file))
             except Exception as error:  # a damaged file fails in many ways, all to one end
                 print(f"{file} is damaged and not used: {line(error)}")
         if not whole:
@@ -66,7 +66,8 @@ class Checkpoint:
         print(f"Not continuing from {self.files[0]}: {why}. It lies beside it, as .aside-{number}")
 
 
-def _read(file: Path) -> dict:
+def read(file: Path) -> dict:
+    """What a file of a checkpoint holds: `saved`, `fingerprint`, `state`; ValueError if damaged."""
     content = file.read_bytes()
     checksum, content = content[:64], content[64:]
     if digest(content).encode() != checksum:

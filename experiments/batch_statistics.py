@@ -1,0 +1,72 @@
+"""What is wrong in a jagged test curve: the weights, or what batch normalisation remembers?
+
+    python experiments/batch_statistics.py S9/compact CHECKPOINT...
+
+tests the network of each checkpoint, files copied from `checkpoints/` while a run went on, as it is
+and with the means and variances of batch normalisation measured again on training images. The rows
+go to results/<notebook>/batch_statistics.csv; what is there already is not measured again.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.evaluation import predict, test_accuracy
+from helpers.images import data
+from helpers.images.batches import BatchSampler, train_loader
+from helpers.models import build
+from helpers.networks import laid_out, placed
+from helpers.runs import results
+from helpers.runs.catalogue import RUNS, Run
+from helpers.settings import ROOT, cifar10_root
+from helpers.training import checkpoints
+
+IMAGES = 5_120
+
+
+def measured_again(model: nn.Module, run: Run, images: data.ImageData) -> None:
+    """Let batch normalisation take its statistics from 5,120 augmented training images."""
+
+    def batches() -> Iterator[torch.Tensor]:
+        part = images.first(IMAGES)
+        transform = run.transform(images.statistics[0])
+        sampler = BatchSampler(len(part.train_labels), run.recipe.batch_size, seed=0)
+        for batch, _ in train_loader(part, transform, sampler):
+            yield laid_out(images.normalise(batch), model)
+
+    update_bn(batches(), model)
+
+
+def main(name: str, *files: str) -> None:
+    """Test the network of every file, twice."""
+    run, images = RUNS[name], data.cifar10(cifar10_root())
+    table = ROOT / "results" / name.split("/")[0] / "batch_statistics.csv"
+    rows = pd.read_csv(table).to_dict("records") if table.exists() else []
+    for file in files:
+        content = checkpoints.read(Path(file))
+        seed, last = content["fingerprint"]["seed"], content["state"]["history"]["rows"][-1]
+        if (seed, last["epoch"]) in [(row["seed"], row["epoch"]) for row in rows]:
+            continue
+        model = placed(build(run.net), torch.device("cpu"))
+        model.load_state_dict(content["state"]["model"])
+        row = {"run": name, "seed": seed, "epoch": last["epoch"]}
+        row |= {"learning rate": last["learning_rate"]}
+        for way in ("as remembered", "measured again"):
+            if way == "measured again":
+                measured_again(model, run, images)
+            logits = predict(model, images, images.test_images).numpy()
+            row[f"test accuracy (%), {way}"] = round(test_accuracy(logits, images), 2)
+        print(row, flush=True)
+        rows = sorted([*rows, row], key=lambda each: (each["seed"], each["epoch"]))
+        results.write(table, pd.DataFrame(rows).to_csv(index=False))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
