@@ -101,8 +101,7 @@ lock: ## Pin all dependencies again from pyproject.toml
 
 clean: ## Remove the virtual environments and caches; data, checkpoints and results stay
 	rm -rf .venv .venv-lowest .venv-colab-* .pytest_cache .ruff_cache .hypothesis
-	find helpers tracing upkeep experiments benchmarks tests notebooks colab \( -name __pycache__ -o -name .ipynb_checkpoints \) \
-		-prune -exec rm -rf {} +
+	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 .venv/.installed: requirements.lock
 .venv-lowest/.installed: requirements-lowest.lock
