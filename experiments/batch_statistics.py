@@ -9,21 +9,21 @@ go to results/<notebook>/batch_statistics.csv; what is there already is not meas
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from experiments.tables import fill
 from helpers.evaluation import predict, test_accuracy
 from helpers.images import data
 from helpers.images.batches import BatchSampler, train_loader
 from helpers.models import build
 from helpers.networks import laid_out, placed
-from helpers.runs import results
 from helpers.runs.catalogue import RUNS, Run
 from helpers.settings import ROOT, cifar10_root
 from helpers.training import checkpoints
@@ -44,28 +44,31 @@ def measured_again(model: nn.Module, run: Run, images: data.ImageData) -> None:
     update_bn(batches(), model)
 
 
+def tested(run: Run, images: data.ImageData, state: dict) -> dict[str, float]:
+    """The accuracies of a checkpoint's network in %, before and after measuring again."""
+    model, last = placed(build(run.net), torch.device("cpu")), state["history"]["rows"][-1]
+    model.load_state_dict(state["model"])
+
+    def accuracy() -> float:
+        logits = predict(model, images, images.test_images).numpy()
+        return round(test_accuracy(logits, images), 2)
+
+    row = {"epoch": last["epoch"], "learning rate": last["learning_rate"]}
+    row["test accuracy (%), as remembered"] = accuracy()
+    measured_again(model, run, images)
+    row["test accuracy (%), measured again"] = accuracy()
+    return row
+
+
 def main(name: str, *files: str) -> None:
-    """Test the network of every file, twice."""
+    """Test the network of every file that the table does not have."""
     run, images = RUNS[name], data.cifar10(cifar10_root())
     table = ROOT / "results" / name.split("/")[0] / "batch_statistics.csv"
-    rows = pd.read_csv(table).to_dict("records") if table.exists() else []
     for file in files:
         content = checkpoints.read(Path(file))
-        seed, last = content["fingerprint"]["seed"], content["state"]["history"]["rows"][-1]
-        if (seed, last["epoch"]) in [(row["seed"], row["epoch"]) for row in rows]:
-            continue
-        model = placed(build(run.net), torch.device("cpu"))
-        model.load_state_dict(content["state"]["model"])
-        row = {"run": name, "seed": seed, "epoch": last["epoch"]}
-        row |= {"learning rate": last["learning_rate"]}
-        for way in ("as remembered", "measured again"):
-            if way == "measured again":
-                measured_again(model, run, images)
-            logits = predict(model, images, images.test_images).numpy()
-            row[f"test accuracy (%), {way}"] = round(test_accuracy(logits, images), 2)
-        print(row, flush=True)
-        rows = sorted([*rows, row], key=lambda each: (each["seed"], each["epoch"]))
-        results.write(table, pd.DataFrame(rows).to_csv(index=False))
+        epoch = len(content["state"]["history"]["rows"])
+        measure = {f"{name}, epoch {epoch}": partial(tested, run, images, content["state"])}
+        fill(table, content["fingerprint"]["seed"], measure)
 
 
 if __name__ == "__main__":

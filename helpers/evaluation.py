@@ -25,14 +25,20 @@ def predict(model: torch.nn.Module, data: ImageData, images: np.ndarray) -> torc
     return torch.cat(logits)
 
 
+def check_test_set(data: ImageData) -> None:
+    """Raise ValueError where what is called CIFAR-10 has not all of its 10,000 test images."""
+    if data.title == "CIFAR-10" and len(data.test_labels) != 10_000:
+        raise ValueError(f"{len(data.test_labels)} test images, but CIFAR-10 has 10,000")
+
+
 def test_accuracy(logits: np.ndarray, data: ImageData) -> float:
     """The share of all test images whose largest logit is their label's, in %.
 
     Raises ValueError where the logits are not those of the whole test set.
     """
-    expected = 10_000 if data.title == "CIFAR-10" else len(data.test_labels)
-    if len(logits) != expected:
-        raise ValueError(f"{len(logits)} predictions for {expected} test images")
+    check_test_set(data)
+    if len(logits) != len(data.test_labels):
+        raise ValueError(f"{len(logits)} predictions for {len(data.test_labels)} test images")
     return float(100 * np.mean(logits.argmax(axis=1) == data.test_labels))
 
 

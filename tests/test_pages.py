@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from experiments import rates
 from helpers import models
+from helpers.anatomy import summary
 from helpers.figures import plots
 from helpers.figures.grad_cam import grad_cam
 from helpers.images import data
@@ -22,6 +23,7 @@ from helpers.runs import search
 from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT, SMOKE, Settings
 from helpers.training.recipes import shortened
+from tracing.layers import layers
 
 NAMES = ("S7", "S9", "S10", "ResNet18_GradCAM")
 PAGES = [*NAMES, *(f"solutions/{name}" for name in NAMES)]
@@ -279,7 +281,7 @@ def test_what_s10_says_of_its_sweep_is_in_the_table(tmp_path):
 def test_what_s9_says_of_its_jagged_curve_is_in_the_table():
     assert "Measured again, the accuracy rises from epoch to epoch" in prose("S9")
     table = pd.read_csv(ROOT / "results" / "S9" / "batch_statistics.csv")
-    assert set(table["run"]) == {"S9/compact"}
+    assert table["name"].str.startswith("S9/compact, epoch ").all()
     assert table["seed"].nunique() == 2
     for _, of_seed in table.sort_values("epoch").groupby("seed"):
         remembered, again = (of_seed[f"test accuracy (%), {way}"] for way in (
@@ -288,6 +290,16 @@ def test_what_s9_says_of_its_jagged_curve_is_in_the_table():
         assert again.is_monotonic_increasing
         assert not remembered.is_monotonic_increasing
         assert (again > remembered).all()
+
+
+def test_what_is_said_of_layers_is_what_they_are():
+    fields = {layer.name: layer.field[0] for layer in layers(models.build("resnet18"))}
+    ends = [fields[name] for name in ("conv5", "conv10", "conv15", "conv20")]
+    assert "one value sees {}, {}, {} and {} pixels".format(*ends) in " ".join(
+        prose("ResNet18_GradCAM").split())  # fmt: skip
+    last = summary.shares(models.build("s10")).loc[["conv7", "conv8"]].sum()
+    assert f"hold {last['parameters']:.0f} % of all parameters" in prose("S10")
+    assert last["multiply-adds"] == pytest.approx(20, abs=0.5), "a fifth"
 
 
 def test_what_is_said_of_the_test_of_grad_cam_is_in_its_table():

@@ -19,6 +19,7 @@ from helpers.runs import results
 from helpers.runs.catalogue import RUNS
 from helpers.runs.conductor import train
 from helpers.settings import FULL, PROFILES, SMOKE, Settings
+from helpers.training.loop import fit
 from helpers.training.recipes import shortened
 
 KEYS = {
@@ -177,8 +178,10 @@ def test_a_test_accuracy_is_over_all_test_images(digits):
     with pytest.raises(ValueError, match="316 predictions for 10000"):
         evaluation.test_accuracy(np.zeros((316, 10)), cifar10(10_000))
     for images in (316, 50_000):  # a subset, and the training images
-        with pytest.raises(ValueError, match=f"{images} predictions for 10000 test images"):
+        with pytest.raises(ValueError, match=f"{images} test images, but CIFAR-10 has 10,000"):
             evaluation.test_accuracy(np.zeros((images, 10)), cifar10(images))
+        with pytest.raises(ValueError, match="CIFAR-10 has 10,000"):
+            fit(build("s7"), cifar10(images), None, RUNS["S7/s7"].recipe)
 
 
 def test_prediction_leaves_the_mode_alone(digits):

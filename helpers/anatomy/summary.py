@@ -26,9 +26,9 @@ def _copy(model: torch.nn.Module) -> torch.nn.Module:
 
 def _statistics(model: torch.nn.Module) -> torchinfo.ModelStatistics:
     columns = ("input_size", "kernel_size", "output_size", "num_params", "trainable")
-    image = torch.zeros(1, 3, 32, 32)  # given its size, torchinfo would draw a random one
+    # Given its size alone, torchinfo would draw a random image.
     options = {"col_names": columns, "col_width": 16, "device": "cpu", "verbose": 0}
-    return torchinfo.summary(_copy(model), input_data=image, **options)
+    return torchinfo.summary(_copy(model), input_data=torch.zeros(1, 3, 32, 32), **options)
 
 
 def torchinfo_table(model: torch.nn.Module) -> str:

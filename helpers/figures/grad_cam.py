@@ -36,6 +36,5 @@ def overlay(images: np.ndarray, heat: np.ndarray) -> np.ndarray:
     from pytorch_grad_cam.utils.image import show_cam_on_image
 
     options = {"use_rgb": True, "colormap": cv2.COLORMAP_VIRIDIS}
-    grey = np.broadcast_to(images.mean(axis=3, keepdims=True) / 255, images.shape)
-    both = zip(np.float32(grey), heat, strict=True)
+    both = zip(np.float32(images.mean(axis=3, keepdims=True) / 255), heat, strict=True)
     return np.stack([show_cam_on_image(image, map_, **options) for image, map_ in both])

@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from helpers import devices
-from helpers.evaluation import predict
+from helpers.evaluation import check_test_set, predict
 from helpers.images.batches import BatchSampler, train_loader
 from helpers.images.data import ImageData
 from helpers.networks import laid_out, placed
@@ -67,8 +67,10 @@ def fit(
     uint8 images or is None; `accelerator` stands for device, precision and processes, by default
     the best of this machine; `workers` processes load, 0 loads between the steps.
 
-    Raises FloatingPointError where training diverges, ValueError for an unknown optimizer.
+    Raises FloatingPointError where training diverges, ValueError for an unknown optimizer or a
+    test set that is not whole.
     """
+    check_test_set(data)
     accelerator = accelerator or devices.accelerator()
     rank, processes = accelerator.process_index, accelerator.num_processes
     sampler = BatchSampler(len(data.train_labels), recipe.batch_size, seed, rank, processes)
@@ -167,10 +169,9 @@ def _continue(checkpoint: Checkpoint | None, parts: dict, accelerator: Accelerat
 
 
 def _note_place(history: History, accelerator: Accelerator) -> None:
-    device, processes = accelerator.device, accelerator.num_processes
-    here = {"device": devices.describe(device), "device_type": device.type, "processes": processes}
+    here = {"device": devices.describe(accelerator.device), "device_type": accelerator.device.type}
     here |= {"precision": accelerator.mixed_precision.replace("no", "float32")}
-    here |= devices.versions()
+    here |= {"processes": accelerator.num_processes} | devices.versions()
     before = history.trained_on[-1] if history.trained_on else {}
     if here != before:
         history.trained_on.append(here)

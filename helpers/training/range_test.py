@@ -49,6 +49,6 @@ def range_test(
         finder = lr_finder.LRFinder(network, optimizer, loss, device, **amp)
         torch.manual_seed(seed)
         steps = min(steps, recipe.epochs * len(loader))
-        pinned = {"non_blocking_transfer": device.type == "cuda"}  # as in the loop
-        finder.range_test(loader, start_lr=1e-5, end_lr=1, num_iter=steps, **pinned)
+        # From 1e-5 to 1; copies are waited for, as their memory may not be pinned.
+        finder.range_test(loader, None, 1e-5, 1, steps, non_blocking_transfer=False)
     return pd.DataFrame(finder.history).rename(columns={"lr": "learning_rate"})
