@@ -52,6 +52,7 @@ run: .venv/.installed ## Execute the notebooks (NOTEBOOKS="S7 S9", PROFILE=full|
 test: lint ## Lint, run the unit tests, and run the notebooks on a few small images
 	@echo 'Six to seven minutes on two cores, a third of it notebooks. Quicker: make check'
 	MPLBACKEND=Agg .venv/bin/python -m pytest $(IN_PARALLEL) --dist worksteal tests
+	rm -rf checkpoints/smoke-*  # of the notebooks' last test, some gigabytes
 	$(TEST_NOTEBOOKS)
 
 check: lint ## Lint, and run the quick unit tests, for work in between

@@ -1,6 +1,6 @@
 """What is wrong in a jagged test curve: the weights, or what batch normalisation remembers?
 
-    python experiments/batch_statistics.py S9/compact CHECKPOINT...
+    python experiments/batch_statistics.py CHECKPOINT...
 
 tests the network of each checkpoint, files copied from `checkpoints/` while a run went on, as it is
 and with the means and variances of batch normalisation measured again on training images. The rows
@@ -22,9 +22,9 @@ from experiments.tables import fill
 from helpers.evaluation import predict, test_accuracy
 from helpers.images import data
 from helpers.images.batches import BatchSampler, train_loader
-from helpers.models import build
 from helpers.networks import laid_out, placed
 from helpers.runs.catalogue import RUNS, Run
+from helpers.runs.conductor import initial
 from helpers.settings import ROOT, cifar10_root
 from helpers.training import checkpoints
 
@@ -46,7 +46,8 @@ def measured_again(model: nn.Module, run: Run, images: data.ImageData) -> None:
 
 def tested(run: Run, images: data.ImageData, state: dict) -> dict[str, float]:
     """The accuracies of a checkpoint's network in %, before and after measuring again."""
-    model, last = placed(build(run.net), torch.device("cpu")), state["history"]["rows"][-1]
+    model = placed(initial(run, images, 0), torch.device("cpu"))  # with the recipe's dropout
+    last = state["history"]["rows"][-1]
     model.load_state_dict(state["model"])
 
     def accuracy() -> float:
@@ -60,15 +61,16 @@ def tested(run: Run, images: data.ImageData, state: dict) -> dict[str, float]:
     return row
 
 
-def main(name: str, *files: str) -> None:
+def main(*files: str) -> None:
     """Test the network of every file that the table does not have."""
-    run, images = RUNS[name], data.cifar10(cifar10_root())
-    table = ROOT / "results" / name.split("/")[0] / "batch_statistics.csv"
+    images = data.cifar10(cifar10_root())
     for file in files:
         content = checkpoints.read(Path(file))
-        epoch = len(content["state"]["history"]["rows"])
-        measure = {f"{name}, epoch {epoch}": partial(tested, run, images, content["state"])}
-        fill(table, content["fingerprint"]["seed"], measure)
+        fingerprint, epoch = content["fingerprint"], len(content["state"]["history"]["rows"])
+        run = RUNS[fingerprint["run"]]
+        table = ROOT / "results" / run.name.split("/")[0] / "batch_statistics.csv"
+        measure = {f"{run.name}, epoch {epoch}": partial(tested, run, images, content["state"])}
+        fill(table, fingerprint["seed"], measure)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ results/<notebook>/tried.csv; what is there already is not measured again.
 import dataclasses
 import json
 import sys
-from functools import partial
 from pathlib import Path
 
 import typer
@@ -44,7 +43,8 @@ def main(
     told = ", ".join(f"{key} {value}" for key, value in changes.items())
     title = f"{run.net}, {len(part.train_labels):,} images, {epochs} epochs: {told}"
     table = ROOT / "results" / run.name.split("/")[0] / "tried.csv"
-    fill(table, seed, {title: partial(measured, run, part, seed)})
+    row = {"training images": len(part.train_labels)}
+    fill(table, seed, {title: lambda: row | measured(run, part, seed)})
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 import contextlib
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 
@@ -51,6 +51,8 @@ def reading(file: Path) -> Iterator[None]:
     """Raise Damaged, with the name of the file, for whatever fails on what stands in it."""
     try:
         yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no {file}: train the run first") from None
     except (OSError, Damaged):  # which say what they are about
         raise
     except Exception as error:  # damage has many faces
@@ -59,15 +61,15 @@ def reading(file: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, seconds: float = 0) -> Iterator[None]:
     """Let nobody else on this machine work on a folder; a process that dies lets go of it.
 
-    Raises BlockingIOError where somebody does.
+    Waits so many seconds (-1: for ever), then raises BlockingIOError where somebody still does.
     """
-    name = digest(f"{folder.absolute()} {os.environ.get('USER')}".encode())
+    name = digest(f"{folder.absolute()} {psutil.Process().username()}".encode())
     lock = FileLock(Path(tempfile.gettempdir()) / f"cifar10-notebooks-{name[:16]}.lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=seconds)
     except Timeout:
         problem = f"another process is training the run in {folder}"
         raise BlockingIOError(f"{problem}: wait until it is done, or stop it") from None

@@ -32,8 +32,11 @@ def line(error: BaseException) -> str:
 def placed(model: nn.Module, device: torch.device) -> nn.Module:
     """The network on the device, channels last in memory where its `forward` allows that.
 
-    Channels last is what convolutions are fast with; `view` refuses it.
+    Channels last is what convolutions are fast with; `view` refuses it, and on Macs PyTorch's
+    gradients of it are wrong up to version 2.13 at least (its issues 175189 and 175190).
     """
+    if device.type == "mps":
+        return model.to(device)
     model.to(memory_format=torch.channels_last)
     images = torch.zeros(2, 3, 32, 32, device=next(model.parameters()).device)
     try:

@@ -80,9 +80,8 @@ def _without_traceback(shell: InteractiveShell, *_: object, tb_offset: int | Non
 
 def _install_missing() -> None:
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    there = {distribution.name for distribution in importlib.metadata.distributions()}
-    wanted = [name for name in NOT_IN_COLAB if name not in there]
-    pinned = [re.search(rf"^{name}==\S+", lock, re.MULTILINE)[0] for name in wanted]
+    missing = {*NOT_IN_COLAB} - {found.name for found in importlib.metadata.distributions()}
+    pinned = [re.search(rf"^{name}==\S+", lock, re.MULTILINE)[0] for name in sorted(missing)]
     if pinned:
         quietly = ["--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
         command = [sys.executable, "-m", "pip", "install", "--no-deps", *quietly, *pinned]

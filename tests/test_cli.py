@@ -12,6 +12,7 @@ from functools import partial
 
 import pandas as pd
 import pytest
+from accelerate import utils
 
 from helpers.__main__ import main
 from helpers.images import downloads
@@ -234,3 +235,20 @@ def test_check_takes_the_run_into_account(called):
 
 def test_a_network_that_meets_all_demands_ends_well(called):
     assert called("check", "S7", "s7").returncode == 0
+
+
+def test_check_finds_a_classs_folder_by_a_pattern(called, tmp_path):
+    for student in ("ada", "bo"):
+        (tmp_path / student).mkdir()
+        (tmp_path / student / "net.py").write_text(NETWORK)
+    csv = tmp_path / "grades.csv"
+    assert called("check", "S9", f"{tmp_path}/*/net.py:Small", "--csv", str(csv)).returncode == 1
+    names = [f"{tmp_path}/{student}/net.py:Small" for student in ("ada", "bo")]
+    assert pd.read_csv(csv)["network"].to_list() == names
+
+
+def test_hosts_that_found_different_data_end_in_one_line(called, monkeypatch):
+    monkeypatch.setattr(utils, "gather_object", lambda here: [*here, "9 training images of mice"])
+    done = called("train", "S7/s7_dropout", PROFILE="smoke", DATASET="digits")
+    assert done.returncode == 2
+    assert "hosts differ: 32 training images of scikit-learn's digits" in done.stderr

@@ -4,6 +4,7 @@ import http.server
 import resource
 import threading
 import time
+from concurrent import futures
 from dataclasses import replace
 
 import albumentations as A
@@ -266,3 +267,11 @@ def test_only_auto_falls_back_to_the_digits_and_says_so(monkeypatch, tmp_path, c
     assert len(data.train_labels) == 32
     with pytest.raises(DataUnavailable):
         data_module.load(Settings(PROFILES["smoke"], "cifar10"))
+
+
+def test_of_two_that_begin_at_once_one_downloads(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(downloads.download_cifar10, "__defaults__", (server("good"),))
+    with futures.ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(data_module.cifar10, [tmp_path] * 2))
+    assert [len(data.train_labels) for data in found] == [10, 10]
+    assert capsys.readouterr().out.count("Downloading CIFAR-10") == 1

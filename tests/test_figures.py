@@ -97,7 +97,9 @@ def test_bars_show_every_value_by_its_name():
     assert [label.get_text() for label in axis.get_yticklabels()] == ["first", "second"]
     assert axis.get_xlabel() == "unit"
     assert axis.get_ylabel() == "row"
-    assert {text.get_text() for text in axis.texts} == {"1", "2", "3", "4.5"}
+    assert {text.get_text() for text in axis.texts} == {"1.0", "2.0", "3.0", "4.5"}
+    [counts] = plots.bars(pd.DataFrame({"images": [5000, 1000]}), "images", "Title").axes
+    assert {text.get_text() for text in counts.texts} == {"5,000", "1,000"}
 
 
 def test_curves_put_rates_and_accuracies_over_the_same_epochs():
@@ -200,3 +202,25 @@ def test_a_file_that_is_no_image_is_an_error_that_names_it(tmp_path):
     for name in ("notes.txt", "missing.png"):
         with pytest.raises(OSError, match=name):  # which a notebook shows as one line
             notebook.picture(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "padded",
+    [
+        [nn.Conv2d(3, 1, 3, padding=1, padding_mode="reflect")],
+        [nn.ZeroPad2d(1), nn.Conv2d(3, 1, 3)],
+        [nn.Conv2d(3, 1, 3, padding=1)],
+    ],
+)
+def test_the_square_lies_in_place_however_the_image_is_padded(padded):
+    model = nn.Sequential(*padded, nn.Conv2d(1, 1, 3, stride=2, padding=1))
+    found = layers(model)
+    assert fields.nominal(found, str(len(model) - 1)).tolist() == [14, 14, 5, 5]
+
+
+def test_maps_are_those_of_the_layer_also_where_the_next_one_overwrites_them():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
+    inputs = torch.randn(2, 3, 32, 32)
+    assert fields.maps(model, "0", inputs).min() < 0
+    assert torch.allclose(fields.maps(model, "0", inputs), model[0](inputs), atol=1e-5)

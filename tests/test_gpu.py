@@ -228,7 +228,7 @@ def test_the_range_test_scales_the_loss_and_skips_steps_that_overflow(digits, mo
     expected = range_test(fresh(), digits, None, LONGER, steps=30)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=10_000)
     stand_in = types.SimpleNamespace(
-        device=torch.device("cpu"), mixed_precision="fp16", scaler=scaler
+        device=torch.device("cpu"), scaler=scaler, prepare_model=lambda network, **_: network
     )
     monkeypatch.setattr(devices, "accelerator", lambda: stand_in)
     overflows = iter([True, True, False, True])

@@ -1,11 +1,14 @@
 """The weights that training starts from do what their names say."""
 
+import dataclasses
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from helpers.models import build
 from helpers.training import initialisation
+from helpers.training.recipes import Recipe
 
 
 def test_whitened_filters_give_uncorrelated_outputs_of_unit_variance():
@@ -32,3 +35,12 @@ def test_identity_passes_the_first_channels_through():
     assert torch.allclose(squeeze(x), x[:, :64])
     for name in ("block4.0.depthwise.weight", "output.weight"):
         assert torch.equal(model.get_parameter(name), before[name])
+
+
+def test_the_recipes_dropout_reaches_every_kind_of_it():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout2d(0.2), nn.Flatten(), nn.Dropout(0.3))
+    recipe = Recipe(1, 8, max_lr=0.1, peak_epoch=1, dropout=0.05)
+    initialisation.start_(model, recipe, data=None)
+    assert [model[1].p, model[3].p] == [0.05, 0.05]
+    initialisation.start_(model, dataclasses.replace(recipe, dropout=None), data=None)
+    assert [model[1].p, model[3].p] == [0.05, 0.05]

@@ -77,9 +77,11 @@ def test_a_signal_ends_training_in_one_line(number, tmp_path, digits):
         pass  # the dead hold no lock
 
 
-def test_a_run_that_is_under_way_is_not_started_twice(digits, tmp_path):
+def test_a_run_that_is_under_way_is_not_started_twice(digits, tmp_path, monkeypatch):
+    monkeypatch.delenv("USER", raising=False)  # as for a service
     brief = Settings(BRIEF, "digits", home=tmp_path)
     under_way = files.alone(brief.results("digits") / "S7/s7")  # as by another process
+    monkeypatch.setenv("USER", "jane")
     said = pytest.raises(BlockingIOError, match=r"another process is training the run in .*s7")
     with under_way, said:
         conductor.train(RUNS["S7/s7"], digits, brief)

@@ -87,3 +87,20 @@ def test_layers_that_are_not_used_stay(model):
     before = model[7].weight.clone()
     optimizer.step()
     assert torch.equal(model[7].weight, before)
+
+
+def test_what_gives_the_classes_is_left_to_sgd_wherever_it_is_defined():
+    class HeadFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(16, 10)
+            self.body = nn.Sequential(*list(Net())[:6])
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    torch.manual_seed(0)
+    model = HeadFirst()
+    muon, sgd = stepped(model, "Muon"), stepped(model, "SGD")
+    turned = {name for name in muon if not torch.equal(muon[name], sgd[name])}
+    assert turned == {"body.0.weight", "body.3.weight"}

@@ -260,3 +260,11 @@ def test_what_cannot_be_recorded_is_refused_before_training(digits, tmp_path, mo
     for transform in (None, lambda image: {"image": image}):
         with pytest.raises(AttributeError, match="to_dict"):
             train(dataclasses.replace(run, transform=lambda _, t=transform: t), digits, settings)
+
+
+def test_on_a_mac_no_network_is_channels_last(monkeypatch):
+    """PyTorch's gradients of it were wrong there."""
+    model, asked = build("s7"), []
+    monkeypatch.setattr(nn.Module, "to", lambda self, *place, **form: asked.append(form) or self)
+    assert networks.placed(model, torch.device("mps")) is model
+    assert asked == [{}]

@@ -3,11 +3,11 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from helpers.settings import ROOT
@@ -124,10 +124,7 @@ def test_a_lost_process_ends_the_run_clearly_and_the_same_command_goes_on(tmp_pa
         checkpoint = ROOT / "checkpoints/smoke-digits-validation/S7/s7_dropout_x2/seed-1-2.pt"
         while not checkpoint.exists():
             time.sleep(0.01)
-        children = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(run.pid)], capture_output=True, text=True, check=True
-        )
-        os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+        psutil.Process(run.pid).children()[-1].kill()
         _, said = run.communicate(timeout=120)
     assert run.returncode == 1
     assert "exitcode  : -9" in said

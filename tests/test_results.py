@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 
+import albumentations as A
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +19,7 @@ from helpers.images.data import ImageData
 from helpers.models import MODELS, build
 from helpers.runs import results
 from helpers.runs.catalogue import RUNS
-from helpers.runs.conductor import train
+from helpers.runs.conductor import fingerprint, train
 from helpers.settings import FULL, PROFILES, SMOKE, Settings
 from helpers.training.loop import fit
 from helpers.training.recipes import shortened
@@ -122,7 +124,7 @@ def test_reuse_of_a_run_on_other_data_is_a_clear_error(result, digits, tmp_path)
     shutil.copytree(result.folder, tmp_path / "results" / "S7" / "s7_dropout")
     reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path)
     other = dataclasses.replace(digits, title="CIFAR-10")
-    with pytest.raises(ValueError, match=r"digits.*the data of CIFAR-10"):
+    with pytest.raises(ValueError, match=r"digits.*the data here is CIFAR-10: take"):
         train(RUNS["S7/s7_dropout"], other, reusing)
 
 
@@ -218,3 +220,49 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         results.write(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_run_that_is_conducted_again_keeps_its_further_seeds(result, settings, digits, tmp_path):
+    home = shutil.copytree(settings.home, tmp_path / "home")
+    again = dataclasses.replace(settings, home=home)
+    kept = train(RUNS["S7/s7_dropout"], digits, again).metrics
+    assert kept["seeds"] == result.metrics["seeds"]
+    assert kept["test_accuracy_mean"] == result.metrics["test_accuracy_mean"]
+    file = again.results("digits") / "S7" / "s7_dropout" / "metrics.json"
+    file.write_text(json.dumps(kept | {"weights_sha256": "another network's"}))
+    alone = train(RUNS["S7/s7_dropout"], digits, again).metrics
+    assert [of_seed["seed"] for of_seed in alone["seeds"]] == [0]
+
+
+def test_a_transform_is_known_again_whatever_its_functions_addresses(digits):
+    def transform(mean):
+        return A.Compose([A.Lambda(image=lambda image, **_: image, name="same")])
+
+    run, kept = dataclasses.replace(RUNS["S7/s7"], transform=transform), []
+    for _ in range(2):
+        kept.append(transform(None))  # so that addresses differ
+        kept.append(fingerprint(run, 0, build("s7"), digits))
+    assert kept[1] == kept[3]
+    assert str(kept[0]) != str(kept[2])
+
+
+def test_a_transform_without_a_name_trains(digits, tmp_path):
+    run = dataclasses.replace(
+        RUNS["S7/s7_dropout"], name="S7/partial", transform=partial(RUNS["S7/s7"].transform)
+    )
+    metrics = train(run, digits, Settings(SMOKE, "digits", home=tmp_path)).metrics
+    assert [name for name, _ in metrics["augmentation"]] == ["HorizontalFlip", "Pad", "RandomCrop"]
+
+
+def test_reuse_of_a_network_that_is_not_known_yet_says_so(result, digits, tmp_path):
+    folder = shutil.copytree(result.folder, tmp_path / "results" / "S7" / "s7_dropout")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"net": "mine"}))
+    reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path)
+    with pytest.raises(ValueError, match=r"^network=mine is unknown; it is one of s7"):
+        train(RUNS["S7/s7_dropout"], digits, reusing)
+
+
+def test_what_is_not_there_is_named_with_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*metrics\.json: train the run"):
+        results.metrics_of(tmp_path)

@@ -259,3 +259,9 @@ def test_a_finished_run_is_not_trained_again(digits, tmp_path, capsys):
         torch.equal(a, b)
         for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("peak", [0, -1, 3.5])
+def test_a_peak_outside_the_run_is_named(peak):
+    with pytest.raises(ValueError, match=rf"peak_epoch={peak} is not within epochs=3"):
+        dataclasses.replace(RECIPE, peak_epoch=peak)

@@ -155,3 +155,11 @@ def test_report_without_markers_is_a_clear_error(root):
     (root / "README.md").write_text("no markers")
     with pytest.raises(ValueError, match="needs the lines"):
         tables.report(root)
+
+
+def test_a_network_of_ones_own_is_said_and_the_rest_holds(root, digits, capsys):
+    own = shutil.copytree(folder(root), folder(root).with_name("mine"))
+    metrics = json.loads((own / "metrics.json").read_text())
+    (own / "metrics.json").write_text(json.dumps(metrics | {"net": "mine"}))
+    assert verify(root, digits) == []
+    assert "not verified: mine is a network of your own" in capsys.readouterr().out

@@ -26,12 +26,13 @@ class Layer:
     """A convolution, pooling, linear layer or change of size, as it ran; pairs are (height, width).
 
     `kind` is conv, depthwise, pointwise (a 1x1 convolution that reads a depthwise one), transposed
-    conv, max pool, average pool, gmp or gap (these two over the whole map), fc, attention, resize,
+    conv, max pool, average pool, gmp or gap (these two over the whole map), fc, resize,
     join (branches that see different pixels meet) or reshape. `module` is its path in the network,
     `source` the name of the layer that it reads. `jump` is the distance in input pixels of
     neighbouring outputs; `reads` and `field` are the pixels that one value of its input and of its
-    output sees. `gate`: the output only scales maps, as in squeeze-and-excitation; `gated`: such a
-    gate came before, through which all is seen.
+    output sees, `corner` top and left of what the output in the middle sees. `gate`: the output
+    only scales maps, as in squeeze-and-excitation; `gated`: such a gate came before, through which
+    all is seen.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Layer:
     jump: tuple[Fraction, Fraction]
     reads: Pair
     field: Pair
+    corner: Pair
     gated: bool
     gate: bool = False
     separable: bool = False  # a depthwise convolution over 1x1 that a pointwise one reads
@@ -80,8 +82,7 @@ def watched(model: nn.Module, image_size: int = 32) -> tuple[list[Layer], set[st
     images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     with at_rest(network), ModuleTracker() as tracker, Watch(images, tracker) as watch:
         network(images)
-    used = {name for name, p in network.named_parameters() if id(p) in watch.read}
-    return watch.layers, used
+    return watch.layers, {name for name, p in network.named_parameters() if id(p) in watch.read}
 
 
 @contextlib.contextmanager
@@ -182,7 +183,7 @@ class Watch(TorchDispatchMode):
         path = max(self.tracker.parents - {"Global"}, key=len, default="").partition(".")[2]
         where = (label, kind, path, before.source, before.sizes, after.sizes)
         numbers = step.kernel, step.stride, step.padding, step.dilation
-        fields = before.field, after.field, before.gated
+        fields = before.field, after.field, after.corner, before.gated
         layer = Layer(*where, *numbers, after.jump, *fields)
         if kind == "gap" and source and source.kind == "average pool" and 1 in source.nout:
             # The mean along one side, then along the other.

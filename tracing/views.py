@@ -94,8 +94,19 @@ class View:
         for side, (back, ahead) in enumerate(zip(self.reach[::2], self.reach[1::2], strict=True)):
             dim = self.side(side)
             middles = ahead - back  # channels may see differently far around the same place
-            sides.append(len(middles.unique()) if dim is None else back.shape[dim])
+            apart = (middles - middles.min()) / float(2 * self.jump[side])
+            # Branches that met may see places that lie a little beside one another.
+            sides.append(len(apart.round().unique()) if dim is None else back.shape[dim])
         return tuple(sides)
+
+    @property
+    def corner(self) -> Pair:
+        """Top and left of the pixels that the value in the middle of the maps sees."""
+        middle = [slice(None)] * self.reach[0].dim()
+        for dim in (self.side(0), self.side(1)):
+            if dim is not None:
+                middle[dim] = self.reach[0].shape[dim] // 2
+        return tuple(-back[tuple(middle)].max().item() for back in self.reach[::2])
 
     def mixed(self, greatest: Mixing, like: Tensor) -> "View":
         """The view of a tensor that an operation made by mixing values."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
 import sys
@@ -42,6 +43,8 @@ def train(
     training images alone are split: choices are made there, not on the test images. Several
     processes (torchrun) share each batch, or with --scale take one each, at a higher rate.
     """
+    from accelerate.utils import gather_object
+
     from helpers import devices
     from helpers.evaluation import test_accuracy
     from helpers.images import data
@@ -54,6 +57,9 @@ def train(
     with processes.main_process_first(), processes.local_main_process_first():
         images = data.load(settings, validation)
         images = pace.affordable(images, settings, run.split("/")[0])
+    here = f"{len(images.train_labels):,} training images of {images.title}"
+    if len(found := set(gather_object([here]))) > 1:
+        raise ValueError(f"hosts differ: {' and '.join(sorted(found))}; set DATASET and PROFILE")
     if chosen.find_rate and not settings.reuse:
         chosen = search.with_found_rate(chosen, images, settings)[0]
     batches = processes.num_processes if scale else 1
@@ -154,7 +160,9 @@ def report(
         handin.of_notebooks()
 
 
-def _stop(number: int, _: object) -> None:
+def _stop(owner: int, number: int, _: object) -> None:
+    if os.getpid() != owner:  # one that loads images, which a terminal tells as well
+        os._exit(128 + number)
     # Ended at once, as by a kill, which all files survive: kernels and loaders first, without
     # which the tear-down of libraries would end in tracebacks.
     os.write(2, b"\nStopped. The same command goes on after the last whole epoch or short run.\n")
@@ -169,7 +177,7 @@ def _stop(number: int, _: object) -> None:
 def main() -> None:
     """Run the command line; what is wrong outside the code is one line, and exit code 1 or 2."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+        signal.signal(number, functools.partial(_stop, os.getpid()))
     try:
         app(prog_name="python -m helpers")
     except (ValueError, OSError, FloatingPointError) as error:

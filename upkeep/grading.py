@@ -1,6 +1,8 @@
 """Networks of anybody's, judged by what an assignment demands: one after the other, as a class."""
 
+import itertools
 import sys
+from glob import glob
 from pathlib import Path
 
 import pandas as pd
@@ -19,14 +21,15 @@ from upkeep.networks import named
 def grade(notebook: str, networks: list[str], run: Path | None, csv: Path | None) -> int:
     """Judge networks, print each verdict, and write a row for each into `csv`; return exit code.
 
-    Networks have the names of `networks.named`; the demands on a run are added from the metrics in
-    the folder `run`. The code is 0 where all demands are met, 1 where not, 2 where a network cannot
-    be judged. Raises ValueError for an unknown notebook or damaged metrics.
+    Networks have the names of `networks.named`, with * and ? for any part of a file's name; the
+    demands on a run are added from the metrics in the folder `run`. The code is 0 where all demands
+    are met, 1 where not, 2 where a network cannot be judged. Raises ValueError for an unknown
+    notebook or damaged metrics.
     """
     one_of("notebook", notebook, requirements.DEMANDS)
     metrics = results.metrics_of(run) if run else None
     code, rows = 0, []
-    for network in networks:
+    for network in itertools.chain.from_iterable(map(_meant, networks)):
         print(f"{network}, judged by the demands of {notebook}", flush=True)
         try:
             model = named(network)
@@ -51,6 +54,12 @@ def grade(notebook: str, networks: list[str], run: Path | None, csv: Path | None
     if csv:
         pd.DataFrame(rows, dtype=object).to_csv(csv, index=False)
     return code
+
+
+def _meant(network: str) -> list[str]:
+    """What "*/net.py:Class" stands for, which a shell cannot tell; any other name as it is."""
+    files, _, name = network.rpartition(":")
+    return [f"{file}:{name}" for file in sorted(glob(files))] or [network]
 
 
 def _sizes(model: nn.Module) -> dict[str, object]:

@@ -6,7 +6,9 @@ import pandas as pd
 
 from helpers import devices
 from helpers.images.data import ImageData
+from helpers.models import MODELS
 from helpers.runs import results
+from helpers.runs.catalogue import RUNS
 
 POINTS, CLASS_POINTS = 0.05, 0.5  # how far an accuracy may be off, in percentage points
 
@@ -22,6 +24,9 @@ def verify(root: Path, data: ImageData, tta: bool = False) -> list[str]:
         name = "/".join(folder.parts[-2:])
         print(f"\n{name}: evaluating on {len(data.test_labels):,} test images", flush=True)
         try:
+            if name not in RUNS and (net := results.metrics_of(folder)["net"]) not in MODELS:
+                print(f"not verified: {net} is a network of your own")
+                continue
             rows = _compare(folder, data, tta)
         except Exception as error:  # damage has many faces; the other runs are still looked at
             wrong.append(f"{name}: cannot be evaluated: {type(error).__name__} {error}")
@@ -34,8 +39,9 @@ def verify(root: Path, data: ImageData, tta: bool = False) -> list[str]:
 
 def _compare(folder: Path, data: ImageData, tta: bool) -> pd.DataFrame:
     stated = results.metrics_of(folder)
-    model = results.with_weights(stated["net"], results.weights_of(folder, stated))
-    measured, _ = results.measure(model.to(devices.accelerator().device), data, tta)
+    weights, device = results.weights_of(folder, stated), devices.accelerator().device
+    model = results.with_weights(stated["net"], weights, device)
+    measured, _ = results.measure(model, data, tta)
     wrong = {k: v for k, v in measured.items() if not _holds(k, stated[k], v)}
     measured["requirements"] = results.judged(model, stated | wrong)
     stated = _flat({key: stated[key] for key in measured})

@@ -60,10 +60,14 @@ def squeezes(x: Layer) -> bool:
 
 
 def having(condition: Callable[[Layer], bool], least: int = 1, most: float = math.inf) -> Check:
-    """As many layers of the main path as said fulfil the condition; they are named."""
+    """As many layers as said fulfil the condition; they are named.
+
+    On the main path, but what is forbidden (`most` is 0) on any path to the logits.
+    """
 
     def check(net: Network) -> tuple[str, bool]:
-        found = [x.name for x in main_path(net.layers) if condition(x)]
+        path = main_path(net.layers) if most else [x for x in net.layers if not x.gate]
+        found = [x.name for x in path if condition(x)]
         return _named(found), least <= len(found) <= most
 
     return check
@@ -139,12 +143,11 @@ def _number(parts: list[list[Layer] | Layer]) -> int:
 def strided_or_dilated(net: Network) -> tuple[str, bool]:
     """The main path's maps shrink by strided or dilated convolutions of 3x3 and nothing else."""
     found = [x for x in main_path(net.layers) if shrinks(x)]
-    sizes = (
-        f"{shown(x.kernel)}x{shown(x.kernel)}, {shown(x.nin)} -> {shown(x.nout)}" for x in found
+    texts = (
+        f"{x.name} ({x.kernel[0]}x{x.kernel[1]}, {shown(x.nin)} -> {shown(x.nout)})" for x in found
     )
-    text = ", ".join(f"{x.name} ({size})" for x, size in zip(found, sizes, strict=True))
     good = [x.kind in ("conv", "depthwise") and min(x.kernel) >= 3 for x in found]
-    return text or "none", bool(found) and all(good)
+    return ", ".join(texts) or "none", bool(found) and all(good)
 
 
 def fc_after_pooling(net: Network) -> tuple[str, bool]:
@@ -202,13 +205,13 @@ def augmented(*asked: str) -> Check:
 
     def check(metrics: dict) -> tuple[str, bool]:
         steps, mean = metrics["augmentation"], np.multiply(metrics["channel_means"], 255)
-        hole = steps.get("CoarseDropout", {})
+        names, hole = [name for name, _ in steps], dict(steps).get("CoarseDropout", {})
         sizes = [*hole.get("hole_height_range", ()), *hole.get("hole_width_range", ())]
-        one = [*hole.get("num_holes_range", ())] == [1, 1] and sizes == [16] * 4
+        one = names.count("CoarseDropout") == 1 and [*hole.get("num_holes_range", ())] == [1, 1]
         fill = np.array(hole.get("fill", [])).tolist()  # may be one number, or the name of a way
         filled = not isinstance(fill, str) and np.allclose(fill or 0, mean, atol=0.5)
-        text = f"{', '.join(steps)}; hole filled with {fill}"
-        return text, steps.keys() >= set(asked) and one and filled
+        text = f"{', '.join(names)}; hole filled with {fill}"
+        return text, {*names} >= {*asked} and one and sizes == [16] * 4 and filled
 
     return check
 

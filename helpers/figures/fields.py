@@ -22,7 +22,7 @@ def maps(model: nn.Module, module: str, inputs: Tensor) -> Tensor:
     is no such module.
     """
     network, kept = copy.deepcopy(model).float().cpu().eval(), []
-    network.get_submodule(module).register_forward_hook(lambda *parts: kept.append(parts[-1]))
+    network.get_submodule(module).register_forward_hook(lambda *x: kept.append(x[-1].clone()))
     network(laid_out(inputs, network))
     return kept[0]
 
@@ -44,14 +44,8 @@ def nominal(found: list[Layer], module: str) -> np.ndarray:
 
     In pixels; it may reach beyond the image.
     """
-    path = main_path(found)
-    last = max(i for i, x in enumerate(path) if f"{x.module}.".startswith(f"{module}."))
-    corner, jump = np.zeros(2), np.ones(2)
-    for layer in path[: last + 1]:
-        corner -= jump * layer.padding
-        jump = np.array(layer.jump, float)
-    corner += jump * (np.array(path[last].nout) // 2)
-    return np.concatenate([corner, path[last].field])
+    *_, last = (x for x in main_path(found) if f"{x.module}.".startswith(f"{module}."))
+    return np.array([*last.corner, *last.field], float)
 
 
 def growth(

@@ -24,9 +24,8 @@ def grad_cam(
 
     # The library leaves hooks, evaluation mode and gradients behind.
     network = copy.deepcopy(model).float().requires_grad_()
-    device = next(network.parameters()).device
-    inputs = data.normalise(torch.from_numpy(images).permute(0, 3, 1, 2).to(device))
-    inputs = laid_out(inputs, network)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(next(network.parameters()).device)
+    inputs = laid_out(data.normalise(pixels), network)
     targets = [ClassifierOutputTarget(int(number)) for number in classes]
     return GradCAM(network, [network.get_submodule(layer)])(inputs, targets)
 

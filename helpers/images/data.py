@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 
+from helpers.files import alone
 from helpers.images.downloads import DataUnavailable, download_cifar10
 from helpers.settings import Settings, cifar10_root
 
@@ -96,11 +97,12 @@ def cifar10(root: Path) -> ImageData:
     """
     from torchvision.datasets import CIFAR10
 
-    try:
-        parts = [CIFAR10(root, train) for train in (True, False)]  # checks MD5, then unpickles
-    except RuntimeError:
-        download_cifar10(root)
-        parts = [CIFAR10(root, train) for train in (True, False)]
+    with alone(root, seconds=-1):  # where several begin at once, one downloads
+        try:
+            parts = [CIFAR10(root, train) for train in (True, False)]  # checks MD5, then unpickles
+        except RuntimeError:
+            download_cifar10(root)
+            parts = [CIFAR10(root, train) for train in (True, False)]
     # torchvision's arrays are transposed views: a copy in reading order makes every access faster.
     arrays = [a for p in parts for a in (np.ascontiguousarray(p.data), np.array(p.targets))]
     return ImageData("cifar10", "CIFAR-10", tuple(parts[0].classes), *arrays)

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import pooch
@@ -17,38 +16,17 @@ SOURCES = (  # byte-identical mirrors; the official server, throttled since 2026
 )
 ROOM = 357_000_000  # bytes, of the archive and of what it is unpacked to
 SILENCE_SECONDS = 9  # a source that sends nothing for so long is given up: all three in 30
-SLOW_SECONDS, SLOW_RATE = 60, 20_000  # and one that for so long brings fewer bytes a second
+BAR = {"unit": "B", "unit_scale": True, "ncols": 79, "mininterval": 1, "delay": 1}  # plain text
 
 
 class DataUnavailable(OSError):
     """CIFAR-10 is neither on this machine nor to be had from any source."""
 
 
-class _Bar(tqdm):
-    """A download's progress in plain text; pooch calls `update` and, at the end, `reset`."""
-
-    def __init__(self, impatient: bool):
-        options = {"unit": "B", "unit_scale": True, "ncols": 79, "mininterval": 1, "delay": 1}
-        super().__init__(total=1, file=sys.stdout, **options)
-        self.impatient, self.since, self.bytes_then = impatient, time.monotonic(), 0
-
-    def update(self, n: float = 1) -> None:
-        """Count `n` more bytes; TimeoutError where they stay too few and it is impatient."""
-        super().update(n)
-        if (passed := time.monotonic() - self.since) >= SLOW_SECONDS:
-            if self.impatient and self.n - self.bytes_then < SLOW_RATE * passed:
-                raise TimeoutError(f"under {SLOW_RATE / 1000:g} kB/s for {SLOW_SECONDS} seconds")
-            self.since, self.bytes_then = time.monotonic(), self.n
-
-    def reset(self, total: float | None = None) -> None:
-        """Count from 0 again, but unlike tqdm's own, go on from the same start."""
-        self.n = 0
-
-
 def download_cifar10(root: Path, sources: tuple[str, ...] = SOURCES) -> None:
     """Bring CIFAR-10 into `root` from the first source that answers and has it whole.
 
-    A slow source is given up where another is left. It is unpacked only when its MD5 sum was found
+    A source that falls silent is given up. It is unpacked only when its MD5 sum was found
     right. Raises DataUnavailable, with what was wrong with each source and what to do, and OSError
     where the disk is full or cannot be written.
     """
@@ -61,7 +39,7 @@ def download_cifar10(root: Path, sources: tuple[str, ...] = SOURCES) -> None:
     for url in sources:
         print(f"Downloading CIFAR-10 (170 MB) from {url}", flush=True)
         try:
-            with _Bar(impatient=url != sources[-1]) as bar:
+            with tqdm(total=1, file=sys.stdout, **BAR) as bar:
                 downloader = pooch.HTTPDownloader(progressbar=bar, timeout=SILENCE_SECONDS)
                 pooch.retrieve(url, checksum, archive, stage, downloader=downloader)
             extract_archive(stage / archive, root)

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import nn
 
 from helpers import devices
 from helpers.anatomy.demands import DEMANDS
-from helpers.files import alone
+from helpers.files import alone, digest
 from helpers.images.data import ImageData
 from helpers.models import build
 from helpers.runs import results
@@ -94,15 +95,17 @@ def _conducted(
     for seed in reversed(range(settings.seed, settings.seed + seeds)):  # the first one last
         accelerator = devices.accelerator()  # a new one each, as loss scaling has a memory
         model, history = _train(run, data, settings, seed, accelerator)
-        model = results.with_weights(run.net, results.weight_bytes(model)).to(accelerator.device)
+        weights = results.weight_bytes(model)
+        model = results.with_weights(run.net, weights, accelerator.device)
         measured, logits = results.measure(model, data)
         of_seed = {k: v for k, v in measured.items() if k.startswith("test_accuracy")}
         accuracies.insert(0, {"seed": seed} | of_seed | {"trained_on": history.trained_on})
+    accuracies += results.further_seeds(folder, digest(weights), [s["seed"] for s in accuracies])
     metrics = {
         "notebook": notebook, "net": run.net, "seed": settings.seed,
         **{name: getattr(recipe, name) for name in ("epochs", "batch_size", "optimizer", "max_lr")},
-        "recipe": asdict(recipe) | {"transform": run.transform.__name__},
-        "augmentation": {step.pop("__class_fullname__"): step for step in steps},
+        "recipe": asdict(recipe) | {"transform": getattr(run.transform, "__name__", "")},
+        "augmentation": [[step.pop("__class_fullname__"), step] for step in steps],
         "channel_means": data.statistics[0].tolist(),
         **measured,
         "published_test_accuracy": run.published if data.title == "CIFAR-10" else None,
@@ -131,7 +134,9 @@ def fingerprint(run: Run, seed: int, model: nn.Module, data: ImageData) -> dict:
     return {
         "network": _network(model),
         "run": run.name, "seed": seed,
-        "transform": str(run.transform(data.statistics[0])), "recipe": asdict(run.recipe),
+        # Without the addresses of functions, which no other process has.
+        "transform": re.sub(" at 0x[0-9a-f]+", "", str(run.transform(data.statistics[0]))),
+        "recipe": asdict(run.recipe),
         "data": [data.title, len(data.train_labels), float(data.train_images.mean())],
         "processes": devices.processes().num_processes,
     }  # fmt: skip

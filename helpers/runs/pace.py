@@ -19,14 +19,15 @@ def affordable(data: ImageData, settings: Settings, notebook: str) -> ImageData:
     """The first so many images that the notebook's runs get through in the profile's `seconds`.
 
     Two training images come with each test image. A step of each network is timed once: the number
-    is kept beside the checkpoints, so that runs continue. All images where the profile sets no time
-    or nothing is trained. Raises ValueError where what was kept is damaged.
+    is kept beside the checkpoints, one for CPUs and one for GPUs, so that runs continue. All images
+    where the profile sets no time or nothing is trained. Raises ValueError where it is damaged.
     """
     profile = settings.profile
     if not profile.seconds or settings.reuse:
         return data
     seconds = profile.seconds // (3 if data.key.startswith("digits") else 1)
-    file = settings.checkpoints(data.key) / notebook / f"test_images-{seconds}-seconds.txt"
+    device = devices.processes().device.type  # in Colab, a GPU one day and none the next
+    file = settings.checkpoints(data.key) / notebook / f"images-{seconds}-seconds-{device}.txt"
     if not file.is_file():
         runs = (run for run in RUNS.values() if run.name.startswith(f"{notebook}/"))
         fit = seconds / sum(seconds_per_test_image(run, profile) for run in runs)

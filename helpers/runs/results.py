@@ -1,5 +1,6 @@
 """What a run leaves behind: weights, the figures measured from them, tables and plots."""
 
+import contextlib
 import datetime
 import json
 from collections.abc import Callable
@@ -20,8 +21,9 @@ from helpers.anatomy.receptive_field import shown
 from helpers.evaluation import class_accuracy, predict, test_accuracy
 from helpers.files import digest, reading, write
 from helpers.images.data import ImageData
-from helpers.models import build
+from helpers.models import MODELS, build
 from helpers.networks import line, placed
+from helpers.settings import one_of
 from helpers.training.loop import History, epoch_line
 from tracing.layers import layers
 
@@ -92,6 +94,15 @@ def over_seeds(accuracies: list[dict]) -> dict:
     return {"seeds": accuracies, "test_accuracy_mean": mean, "test_accuracy_std": deviation}
 
 
+def further_seeds(folder: Path, weights_sha256: str, trained: list[int]) -> list[dict]:
+    """What other seeds than those `trained` reached, where the folder keeps the same weights."""
+    with contextlib.suppress(OSError, ValueError, KeyError):  # nothing is kept, or it is damaged
+        metrics = metrics_of(folder)
+        same = metrics["weights_sha256"] == weights_sha256
+        return [each for each in metrics["seeds"] if same and each["seed"] not in trained]
+    return []
+
+
 def circumstances(history: History, data: ImageData, accelerator: Accelerator) -> dict:
     """What a run was trained on, how long, and where."""
     rows, rates = pd.DataFrame(history.rows), history.learning_rates
@@ -129,14 +140,14 @@ def weight_bytes(model: nn.Module) -> bytes:
     return safetensors.save(weights)
 
 
-def with_weights(net: str, weights: bytes) -> nn.Module:
-    """The network with stored weights, on the CPU, in float32 and evaluation mode.
+def with_weights(net: str, weights: bytes, device: torch.device) -> nn.Module:
+    """The network with stored weights, on the device, in float32 and evaluation mode.
 
     Raises RuntimeError where they are another network's, SafetensorError where they are damaged.
     """
     model = build(net)
     model.load_state_dict(safetensors.load(weights))
-    return placed(model, torch.device("cpu")).eval()
+    return placed(model, device).eval()
 
 
 def save(result: Result) -> None:
@@ -181,7 +192,9 @@ def load(folder: Path, data: ImageData) -> Result:
         raise FileNotFoundError(f"REUSE=1: {folder} has no {names}: train it first, with REUSE=0")
     metrics = metrics_of(folder)
     if (dataset := metrics.get("dataset")) != data.title:
-        raise ValueError(f"REUSE=1: {folder} is of {dataset}, the data of {data.title}")
+        trained = f"REUSE=1: {folder} was trained on {dataset}"
+        raise ValueError(f"{trained}; the data here is {data.title}: take that, or REUSE=0")
+    one_of("network", metrics.get("net"), MODELS)
     weights = weights_of(folder, metrics)
     with reading(folder):
         tables = [pd.read_csv(folder / name) for name in files[1:3]]
@@ -190,6 +203,6 @@ def load(folder: Path, data: ImageData) -> Result:
         trained = "trained on {date} by {device} in {precision}, {wall_seconds:.0f} s, seed {seed}"
         print(f"REUSE=1: {trained.format(**metrics)}")
         print((folder / "log.txt").read_text(), end="")
-        model = with_weights(metrics["net"], weights)
-    logits = predict(model.to(devices.processes().device), data, data.test_images).cpu().numpy()
+        model = with_weights(metrics["net"], weights, devices.processes().device)
+    logits = predict(model, data, data.test_images).cpu().numpy()
     return Result(folder, model, history, metrics, logits, f"{metrics['net']} on {data.title}")

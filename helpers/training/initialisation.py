@@ -11,7 +11,7 @@ from tracing.order import executed
 def start_(model: nn.Module, recipe: Recipe, data: ImageData) -> None:
     """Give a new network the dropout and the starting weights that the recipe asks for."""
     for module in model.modules():
-        if isinstance(module, nn.Dropout) and recipe.dropout is not None:
+        if isinstance(module, nn.Dropout | nn.Dropout2d) and recipe.dropout is not None:
             module.p = recipe.dropout
     if recipe.identity:
         identity_(model)

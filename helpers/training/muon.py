@@ -9,6 +9,7 @@ from torch import Tensor
 
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5
+CLASSES = 10
 TURN = 0.25  # so that a learning rate which suits SGD suits Muon too
 
 
@@ -18,7 +19,7 @@ class Muon(torch.optim.SGD):
     The averaged gradient of a kernel, a matrix of `out` rows, gives way to the nearest one with
     orthonormal rows or columns. The step in its direction is as long as the kernel times `TURN` and
     the learning rate; then the kernel gets back its length, which means nothing where normalisation
-    follows. Depthwise kernels, with one input channel, and the group's last weights, which give the
+    follows. Depthwise kernels, with one input channel, and weights of ten rows, which give the ten
     classes, are left to SGD. Weight decay is for what SGD steps.
     """
 
@@ -26,8 +27,8 @@ class Muon(torch.optim.SGD):
     def step(self, closure: None = None) -> None:
         """Take a step, after which the kernels have no gradients."""
         group = self.param_groups[0]
-        for kernel in group["params"][:-1]:
-            if kernel.grad is None or kernel.shape[1] == 1:
+        for kernel in group["params"]:
+            if kernel.grad is None or kernel.shape[1] == 1 or len(kernel) == CLASSES:
                 continue
             average = self.state[kernel].setdefault("momentum_buffer", torch.zeros_like(kernel))
             average.lerp_(kernel.grad, 1 - group["momentum"])

@@ -26,14 +26,12 @@ def range_test(
     no more than the recipe's own: network and random state are left as they were.
     """
     accelerator = devices.accelerator()
-    device, mixed = accelerator.device, accelerator.mixed_precision
-    network = placed(copy.deepcopy(model), device)
+    device, network = accelerator.device, placed(copy.deepcopy(model), accelerator.device)
+    network = accelerator.prepare_model(network, evaluation_mode=True)  # without DDP
     network.register_forward_pre_hook(lambda _, x: laid_out(data.normalise(*x), network))
     optimizer = make_optimizer(network, recipe)
     loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    network.register_forward_hook(lambda *parts: parts[-1].float())
-    autocast = {"device_type": device.type, "enabled": mixed != "no"}
-    autocast |= {"dtype": torch.float16 if mixed == "fp16" else torch.bfloat16}
+    autocast = {"device_type": device.type, "enabled": False}  # the network has its own
     scaler = accelerator.scaler or torch.amp.GradScaler(device.type, enabled=False)
     amp = {"amp_backend": "torch", "amp_config": autocast, "grad_scaler": scaler}
     sampler = BatchSampler(len(data.train_labels), recipe.batch_size, seed)

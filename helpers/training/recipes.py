@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from helpers.settings import Profile, one_of
@@ -18,7 +19,7 @@ class Recipe:
     The learning rate goes up linearly from a tenth of `max_lr` to `max_lr` at `peak_epoch`, then
     down linearly to nothing, a step a batch. `optimizer` is "SGD" (Nesterov momentum .9), "Muon"
     (that, with the steps of kernels made orthogonal) or "AdamW" (betas .9 and .99);
-    `weight_decay` is for convolutions and linear layers only, but for Muon's kernels;
+    `weight_decay` is for weights of two or more dimensions, but not for Muon's kernels;
     `dropout` takes the place of the network's own probability, unless None; `whitened` and
     `identity` choose the weights to start from (`training.initialisation`).
     """
@@ -33,6 +34,10 @@ class Recipe:
     dropout: float | None = None
     whitened: bool = False
     identity: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.peak_epoch <= self.epochs:
+            raise ValueError(f"peak_epoch={self.peak_epoch} is not within epochs={self.epochs}")
 
     def with_batch_size(self, batch_size: int) -> "Recipe":
         """The recipe for batches k times as large: k times the rate, with AdamW its root of k.
@@ -55,7 +60,7 @@ def shortened(recipe: Recipe, profile: Profile, train_images: int) -> Recipe:
     return recipe.with_batch_size(min(recipe.batch_size, most))
 
 
-def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer; ValueError where it names one that is not known."""
     momentum = {"momentum": 0.9, "nesterov": True}
     known = {
