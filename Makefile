@@ -50,7 +50,7 @@ run: .venv/.installed ## Execute the notebooks (NOTEBOOKS="S7 S9", PROFILE=full|
 
 # Agg is for the tests alone: in a notebook it would suppress the figures.
 test: lint ## Lint, run the unit tests, and run the notebooks on a few small images
-	@echo 'Six to seven minutes on two cores, a third of it notebooks. Quicker: make check'
+	@echo 'Thirteen minutes on two slow cores, a good third of it notebooks. Quicker: make check'
 	MPLBACKEND=Agg .venv/bin/python -m pytest $(IN_PARALLEL) --dist worksteal tests
 	rm -rf checkpoints/smoke-*  # of the notebooks' last test, some gigabytes
 	$(TEST_NOTEBOOKS)
@@ -70,7 +70,7 @@ rehearse-colab: .venv-colab-$(COLAB)/.installed ## Run the notebooks (NOTEBOOKS=
 verify: .venv/.installed ## Evaluate the kept networks again and compare with their metrics
 	.venv/bin/python -m helpers verify
 
-report: .venv/.installed ## Write README's tables, and the hand-ins and pages in results/
+report: .venv/.installed ## Write README's tables, and the reports and pages in results/
 	.venv/bin/python -m helpers report
 	.venv/bin/python -c 'from benchmarks import report; report.write()'
 

@@ -64,7 +64,8 @@ def set_up(
     pd.options.display.max_colwidth = None  # else what a table says is cut off
     device = devices.accelerator().device
     print("  ".join(f"{name} {version}" for name, version in devices.versions().items()))
-    print(f"device: {devices.describe(device)}  precision: {devices.precision(device)}")
+    precision = devices.precision(device).replace("no", "float32")
+    print(f"device: {devices.describe(device)}  precision: {precision}")
     if device.type == "cpu":
         print("No GPU here. In Colab: Runtime > Change runtime type > T4 GPU. The CPU works too.")
     print(f"profile: {settings.profile.name}  data: {settings.dataset}  seed: {settings.seed}")

@@ -73,6 +73,11 @@ def run(*arguments, **environment):
 assert run("train", "S7/tiny")[0] == 0
 shutil.copytree(HOME, KEPT)
 assert run("verify")[::2] == (0, ""), "an honest run holds"
+honest = (KEPT / "metrics.json").read_text()
+(KEPT / "metrics.json").write_text(json.dumps(json.loads(honest) | {"test_accuracy": 98.31}))
+code, said, error = run("verify")
+assert (code, "WRONG: S7/tiny: test_accuracy is " in said) == (1, True), error
+(KEPT / "metrics.json").write_text(honest)
 code, said, error = run("report")
 assert code == 0, error
 pristine = ROOT.with_name("pristine")

@@ -224,3 +224,23 @@ def test_maps_are_those_of_the_layer_also_where_the_next_one_overwrites_them():
     inputs = torch.randn(2, 3, 32, 32)
     assert fields.maps(model, "0", inputs).min() < 0
     assert torch.allclose(fields.maps(model, "0", inputs), model[0](inputs), atol=1e-5)
+
+
+def test_confusion_has_the_true_classes_in_rows():
+    labels, logits = np.array([0, 0, 0, 1, 2]), np.eye(3)[[1, 1, 0, 1, 2]]
+    [axis] = plots.confusion(labels, logits, "abc", "Title").axes
+    assert axis.images[0].get_array().tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 1]]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
+
+
+def test_a_gallery_has_each_image_under_its_caption():
+    images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    axes = plots.gallery(images, ["none", "one", "two"], "Title", columns=2).axes
+    assert [axis.get_title() for axis in axes] == ["none", "one", "two", ""]
+    assert [axis.images[0].get_array().max() for axis in axes[:3]] == [0, 1, 2]
+
+
+def test_a_figure_is_shown_as_it_is_kept(tmp_path):
+    shown = notebook.show(plots.empty_figure(2, 1, "Title")[0], tmp_path / "folder" / "figure.png")
+    assert (tmp_path / "folder" / "figure.png").read_bytes() == shown.data
+    assert shown.data.startswith(b"\x89PNG")

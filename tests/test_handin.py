@@ -200,7 +200,7 @@ def test_a_students_run_gets_the_same_page_without_the_others(home):
     page = handin.of_run("S9/mine", home)
     assert page == home / "results" / "S9" / "mine" / "README.md"
     text, metrics = page.read_text(), json.loads((page.parent / "metrics.json").read_text())
-    assert text.startswith("# S9/mine: hand-in\n")
+    assert text.startswith("# S9/mine: report\n")
     mean, std = metrics["test_accuracy_mean"], metrics["test_accuracy_std"]
     assert f"**{mean:.2f} ± {std:.2f} %** (2 seeds)" in text
     assert f"{metrics['params']:,} parameters" in text

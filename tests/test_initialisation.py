@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.images import data
 from helpers.models import build
 from helpers.training import initialisation
 from helpers.training.recipes import Recipe
@@ -44,3 +46,23 @@ def test_the_recipes_dropout_reaches_every_kind_of_it():
     assert [model[1].p, model[3].p] == [0.05, 0.05]
     initialisation.start_(model, dataclasses.replace(recipe, dropout=None), data=None)
     assert [model[1].p, model[3].p] == [0.05, 0.05]
+
+
+@pytest.mark.parametrize(("whitened", "identity"), [(True, False), (False, True), (False, False)])
+def test_the_recipe_decides_which_weights_are_set(whitened, identity):
+    torch.manual_seed(0)
+    model, digits = build("s7"), data.digits().first(200)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    recipe = Recipe(1, 8, max_lr=0.1, peak_epoch=1, whitened=whitened, identity=identity)
+    initialisation.start_(model, recipe, digits)
+    changed = {n for n, weight in model.state_dict().items() if not torch.equal(weight, before[n])}
+    first = "block1.0.0.weight"
+    if whitened:
+        assert changed == {first}
+    elif identity:
+        assert (
+            len(changed)
+            == len([m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]) - 1
+        )  # but for the last one, which gives the classes
+    else:
+        assert not changed

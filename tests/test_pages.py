@@ -1,6 +1,7 @@
 """The pages as readers see them: what is shown fits, is explained, and says what the code says."""
 
 import dataclasses
+import functools
 import html
 import json
 import re
@@ -30,6 +31,7 @@ PAGES = [*NAMES, *(f"solutions/{name}" for name in NAMES)]
 TERMS = ("epochs", "logits", "momentum", "label smoothing", "whitening", "identity initialisation")
 
 
+@functools.cache
 def read(name):
     return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
 
@@ -305,13 +307,18 @@ def test_what_is_said_of_layers_is_what_they_are():
 def test_what_is_said_of_the_test_of_grad_cam_is_in_its_table():
     [cell] = [cell for cell in read("ResNet18_GradCAM").cells if cell.id == "resnet18-agreement"]
     text = cell.outputs[-1]["data"]["text/plain"]
-    rows = re.findall(r"^(\w+, \w+) +(-?[\d.]+) +(-?[\d.]+)$", text, re.MULTILINE)
-    same = {name: float(agreement) for name, agreement, _ in rows}
-    two = {name: float(agreement) for name, _, agreement in rows}
+    numbers = 3 * r" +(-?[\d.]+)"
+    rows = re.findall(rf"^(\w+, \w+){numbers}$", text, re.MULTILINE)
+    same, error, two = ({row[0]: float(row[i]) for row in rows} for i in (1, 2, 3))
     of_resnet18 = {name: same[name] for name in same if name.startswith("resnet18")}
     assert list(of_resnet18) == [f"resnet18, layer{number}" for number in (1, 2, 3, 4)]
     assert max(of_resnet18, key=of_resnet18.get) == "resnet18, layer3"
     assert same["resnet18, layer1"] - two["resnet18, layer1"] < 0.1
+    said = " ".join(prose("ResNet18_GradCAM").split())
+    assert "`layer2` and `layer4` are less than two standard errors below `layer3`" in said
+    for between in ("layer2", "layer4"):
+        both = error["resnet18, layer3"] ** 2 + error[f"resnet18, {between}"] ** 2
+        assert same["resnet18, layer3"] - same[f"resnet18, {between}"] < 2 * both**0.5
     assert max(of_resnet18.values()) < same["compact, block4"] < 0.7
 
 
@@ -325,8 +332,11 @@ def test_what_s10_says_of_its_rates_holds_for_what_is_kept():
     start = test["learning_rate"][test["loss"].idxmin()] / 10
     assert next(iter(losses)) == pytest.approx(start)
     assert 1.5 < rate / start < 2.5
-    assert "about half of what the short runs found" in said
+    assert "a little over half of what the short runs found" in said
+    readme = " ".join((ROOT / "README.md").read_text().split())
     older = trained != pytest.approx(rate)
+    assert ("trained at .002, the search finds .0023" in readme) is older
+    assert not older or round(rate, 4) == 0.0023
     assert ("It was trained with a maximum of .002" in said) is older
     assert not older or trained == 0.002
 
@@ -351,3 +361,33 @@ def test_compact_gains_less_than_its_multiply_adds_promise_as_s9_says():
 def test_exercises_on_resnet18s_mistakes_find_its_own():
     sources = [c.source for c in read("ResNet18_GradCAM").cells if c.cell_type == "code"]
     assert len(re.findall(r"^wrong = ", "\n".join(sources), re.MULTILINE)) == 1
+
+
+def test_what_s7_says_of_muon_and_of_time_is_in_the_tables():
+    said = " ".join(prose("S7").split())
+    tried = pd.read_csv(ROOT / "results" / "S7" / "tried.csv").set_index("name")
+    reached = tried["validation accuracy (%)"]
+    short = "s7, 10,000 images, 5 epochs: optimizer Muon, max_lr 0.15"
+    alike = reached[short], reached[f"{short}, whitened False, identity False"]
+    assert [f"{share:.1f}" for share in alike] == ["79.7", "79.7"]
+    assert "79.7 % of the images held out with it and without it" in said
+    assert "by much less than five times" in said
+    for file in (ROOT / "results" / "benchmark").glob("*.json"):
+        networks = json.loads(file.read_text())["networks"]
+        s7, dropout = (networks[name] for name in ("s7", "s7_dropout"))
+        gain = dropout["ours"]["images_per_second"] / s7["ours"]["images_per_second"]
+        assert 1 < gain < 4
+        assert s7["mult_adds"] / dropout["mult_adds"] == pytest.approx(5, abs=0.3)
+
+
+def test_what_s9_says_of_muon_is_in_the_table():
+    reached = pd.read_csv(ROOT / "results" / "S9" / "tried.csv").set_index("name")
+    for network, lead in (("s9", "2.9 points for `s9`"), ("compact", "1.5 for `compact`")):
+        sgd, muon = (
+            reached.loc[
+                f"{network}, 10,000 images, 5 epochs: optimizer {name}", "validation accuracy (%)"
+            ]
+            for name in ("SGD", "Muon")
+        )
+        assert lead.startswith(f"{muon - sgd:.1f}")
+        assert lead in " ".join(prose("S9").split())

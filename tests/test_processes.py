@@ -123,6 +123,7 @@ def test_a_lost_process_ends_the_run_clearly_and_the_same_command_goes_on(tmp_pa
             assert run.poll() is None, run.stderr.read()
         checkpoint = ROOT / "checkpoints/smoke-digits-validation/S7/s7_dropout_x2/seed-1-2.pt"
         while not checkpoint.exists():
+            assert run.poll() is None, run.stderr.read()
             time.sleep(0.01)
         psutil.Process(run.pid).children()[-1].kill()
         _, said = run.communicate(timeout=120)

@@ -63,3 +63,11 @@ def test_a_quick_look_takes_the_time_that_is_asked_for(monkeypatch):
     monkeypatch.setenv("QUICK_SECONDS", "7")
     assert Settings.from_environment("quick").profile.seconds == 7
     assert Settings.from_environment("smoke").profile.seconds is None
+
+
+def test_a_first_try_is_kept_apart_from_full_runs(tmp_path):
+    full = Settings(PROFILES["full"], "cifar10", reuse=True, home=tmp_path)
+    trial = full.trial()
+    assert (trial.profile.epochs, trial.reuse) == (2, False)
+    assert trial.results("cifar10") == tmp_path / "results" / "_trial-cifar10"
+    assert trial.checkpoints("cifar10") != full.checkpoints("cifar10")

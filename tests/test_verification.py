@@ -1,5 +1,6 @@
 """`verify` finds a figure that was changed and weights that were swapped, and names them."""
 
+import dataclasses
 import json
 import shutil
 import statistics
@@ -163,3 +164,14 @@ def test_a_network_of_ones_own_is_said_and_the_rest_holds(root, digits, capsys):
     (own / "metrics.json").write_text(json.dumps(metrics | {"net": "mine"}))
     assert verify(root, digits) == []
     assert "not verified: mine is a network of your own" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_committed_verdicts_are_those_of_todays_judges(name):
+    metrics = json.loads((ROOT / "results" / name / "metrics.json").read_text())
+    assert results.judged(build(metrics["net"]), metrics) == metrics["requirements"]
+    recipe = dataclasses.asdict(RUNS[name].recipe) | {"transform": RUNS[name].transform.__name__}
+    if RUNS[name].find_rate:
+        recipe["max_lr"] = metrics["max_lr"]
+    assert metrics["recipe"] == recipe
+    assert metrics["published_test_accuracy"] == RUNS[name].published

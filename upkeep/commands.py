@@ -150,7 +150,7 @@ def verify(tta: Annotated[bool, typer.Option("--tta", help="Mirror images too.")
 def report(
     run: Annotated[str | None, typer.Argument(help="As in 'S9/mine'; or all pages.")] = None,
 ) -> None:
-    """Write the hand-in of one kept run, or the tables and hand-ins of all, into READMEs."""
+    """Write the report of one kept run, or the tables and reports of all, into READMEs."""
     from upkeep import handin, tables
 
     if run:

@@ -38,7 +38,7 @@ def _page_of(folder: Path) -> str:
 
 
 def page(title: str, folders: list[Path], alone: bool = False) -> str:
-    """The hand-in of the runs in these folders, in Markdown for a README.md in the folder above.
+    """The report of the runs in these folders, in Markdown for a README.md in the folder above.
 
     The notebook's own figures lie there. A page for one run `alone` is for that run's folder.
     """
