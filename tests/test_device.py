@@ -44,7 +44,7 @@ def test_predictions_are_those_of_the_cpu(net, digits, device):
     assert torch.allclose(predict(there, digits, images).cpu(), expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("net", ["s7_dropout"])
+@pytest.mark.parametrize("net", MODELS)
 def test_layers_and_demands_are_those_of_the_cpu(net, device):
     model = build(net)
     expected = layers(model), requirements.of_network("S9", model)

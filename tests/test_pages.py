@@ -315,6 +315,9 @@ def test_what_is_said_of_the_test_of_grad_cam_is_in_its_table():
     assert max(of_resnet18, key=of_resnet18.get) == "resnet18, layer3"
     assert same["resnet18, layer1"] - two["resnet18, layer1"] < 0.1
     said = " ".join(prose("ResNet18_GradCAM").split())
+    assert error["resnet18, layer3"] == 0.06
+    solved = " ".join(prose("solutions/ResNet18_GradCAM").split())
+    assert "the standard error of the mistakes' mean is .06" in solved
     assert "`layer2` and `layer4` are less than two standard errors below `layer3`" in said
     for between in ("layer2", "layer4"):
         both = error["resnet18, layer3"] ** 2 + error[f"resnet18, {between}"] ** 2
@@ -391,3 +394,7 @@ def test_what_s9_says_of_muon_is_in_the_table():
         )
         assert lead.startswith(f"{muon - sgd:.1f}")
         assert lead in " ".join(prose("S9").split())
+    [cell] = [cell for cell in read("solutions/S9").cells if cell.id == "s9-solutions-06"]
+    again = float(cell.outputs[-1]["data"]["text/plain"].split()[-2])  # compact, after epoch 5
+    once = reached.loc["compact, 10,000 images, 5 epochs: optimizer SGD", "validation accuracy (%)"]
+    assert f"reached {again - once:.1f} points less" in " ".join(prose("solutions/S9").split())

@@ -24,10 +24,11 @@ def verify(root: Path, data: ImageData, tta: bool = False) -> list[str]:
         name = "/".join(folder.parts[-2:])
         print(f"\n{name}: evaluating on {len(data.test_labels):,} test images", flush=True)
         try:
-            if name not in RUNS and (net := results.metrics_of(folder)["net"]) not in MODELS:
-                print(f"not verified: {net} is a network of your own")
+            stated = results.metrics_of(folder)
+            if name not in RUNS and stated["net"] not in MODELS:
+                print(f"not verified: {stated['net']} is a network of your own")
                 continue
-            rows = _compare(folder, data, tta)
+            rows = _compare(folder, stated, data, tta)
         except Exception as error:  # damage has many faces; the other runs are still looked at
             wrong.append(f"{name}: cannot be evaluated: {type(error).__name__} {error}")
             continue
@@ -37,8 +38,7 @@ def verify(root: Path, data: ImageData, tta: bool = False) -> list[str]:
     return wrong if folders else [f"there are no kept runs in {root / 'results'}"]
 
 
-def _compare(folder: Path, data: ImageData, tta: bool) -> pd.DataFrame:
-    stated = results.metrics_of(folder)
+def _compare(folder: Path, stated: dict, data: ImageData, tta: bool) -> pd.DataFrame:
     weights, device = results.weights_of(folder, stated), devices.accelerator().device
     model = results.with_weights(stated["net"], weights, device)
     measured, _ = results.measure(model, data, tta)
