@@ -4,17 +4,25 @@ import torch
 from torch import Tensor, nn
 
 from tracing.layers import at_rest
+from tracing.order import Calls
 
 EXPECTED = "a network maps images (N, 3, 32, 32) to logits (N, 10), both float32"
+REMEDY = "they would be neither trained nor kept; put modules into an nn.ModuleList, not a list"
 
 
 def checked(model: nn.Module) -> nn.Module:
-    """The network, with its lazy layers filled in. ValueError where it does not do as EXPECTED."""
+    """The network, with its lazy layers filled in. ValueError where it does not do as EXPECTED.
+
+    The same where it uses weights that PyTorch does not know to be its own.
+    """
     try:
-        with at_rest(model):
+        with at_rest(model), Calls() as calls:
             logits = model(torch.zeros(2, 3, 32, 32))
     except Exception as error:  # a network of anybody's
         raise ValueError(f"{EXPECTED}; {type(model).__name__} raises {line(error)}") from error
+    if strays := calls.strays(model):
+        found = f"weights of shape {tuple(strays[0].shape)} that are not among its parameters()"
+        raise ValueError(f"{type(model).__name__} uses {found}: {REMEDY}")
     if not isinstance(logits, Tensor):
         found = f"a {type(logits).__name__}"
     elif logits.shape != (2, 10) or logits.dtype != torch.float32:

@@ -1,16 +1,20 @@
 """Checkpoints: found again, never mixed up, set aside with a reason, and sparing with room."""
 
 import errno
+import json
 import os
 import random
 import resource
 import sys
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 
 from helpers import files
 from helpers.training.checkpoints import Checkpoint
+from helpers.training.recipes import Recipe
 
 MINE = {"run": "S7/s7", "seed": 0, "recipe": {"max_lr": 0.3}, "processes": 1}
 STATE = {"weights": torch.arange(5.0), "history": {"rows": [{"loss": 0.1 + 0.2}]}}
@@ -67,6 +71,27 @@ def test_every_flipped_byte_is_found(file):
         flipped[place] ^= 1 << draw.randrange(8)
         file.write_bytes(flipped)
         assert Checkpoint(file, MINE).load() == {"epoch": 1}
+
+
+def test_a_disk_that_does_not_answer_is_no_damage(file, monkeypatch):
+    def failing(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as once:
+        once.setattr(type(file), "read_bytes", failing)
+        with pytest.raises(OSError, match=r"seed-0\.pt cannot be read: Input/output error"):
+            Checkpoint(file, MINE).load()
+    assert {path.name for path in file.parent.iterdir()} == {"seed-0.pt", "seed-0-2.pt"}
+    assert Checkpoint(file, MINE).load()["history"] == STATE["history"]
+
+
+def test_numbers_of_numpy_in_a_recipe_are_plain_ones(tmp_path):
+    rate = np.geomspace(0.01, 1, 3)[1]
+    recipe = Recipe(np.int64(2), batch_size=np.int32(8), max_lr=rate, peak_epoch=np.float32(1))
+    checkpoint = Checkpoint(tmp_path / "seed-0.pt", asdict(recipe))
+    checkpoint.save(asdict(recipe))
+    assert Checkpoint(tmp_path / "seed-0.pt", asdict(recipe)).load() == asdict(recipe)
+    assert json.loads(json.dumps(asdict(recipe)))["max_lr"] == pytest.approx(0.1)
 
 
 def test_another_fingerprint_is_set_aside_and_the_difference_named(file, capsys):

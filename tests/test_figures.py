@@ -89,6 +89,21 @@ def test_shares_are_of_all_parameters_and_multiply_adds(name):
     assert found == pytest.approx(100 * (convs + bias) / published.FIGURES[name][0])
 
 
+def test_layers_of_one_module_share_its_parameters():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.same = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+            self.fc = nn.Linear(8, 10)
+
+        def forward(self, x):
+            return self.fc(self.same(self.same(self.first(x))).mean((2, 3)))
+
+    table = summary.shares(Twice())["parameters"]
+    assert table["conv2"] == table["conv3"]
+    assert table.sum() == pytest.approx(100)
+
+
 def test_bars_show_every_value_by_its_name():
     table = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.5]}, index=["first", "second"])
     axis = plots.bars(table.rename_axis("row"), "unit", "Title").axes[0]

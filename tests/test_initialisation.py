@@ -60,3 +60,11 @@ def test_the_recipe_decides_which_weights_are_set(whitened, identity):
                if isinstance(module, nn.Conv2d) and module.groups == 1]  # fmt: skip
     expected = {"block1.0.0.weight"} if whitened else {*kernels[:-1]} if identity else set()
     assert changed == expected, "the last one, which gives the classes, is left alone"
+
+
+def test_only_a_convolution_that_reads_the_image_is_whitened():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 32, 1))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    recipe = Recipe(1, 8, max_lr=0.1, peak_epoch=1, whitened=True)
+    initialisation.start_(model, recipe, data.digits().first(200))
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())

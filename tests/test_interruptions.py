@@ -125,6 +125,17 @@ def test_no_kernel_outlives_the_command_that_runs_a_notebook(number, tmp_path):
         psutil.Process(int(said.split()[1])).wait(timeout=30)
 
 
+def test_an_error_of_a_transform_in_a_loader_is_shown_as_it_is(digits, tmp_path, monkeypatch):
+    def broken(images, batch):
+        raise RuntimeError("the student's own error")
+
+    monkeypatch.setattr(devices, "workers", lambda: 1)
+    monkeypatch.setattr(AugmentedImages, "__getitems__", broken)
+    settings = Settings(Profile("smoke", train_images=64, epochs=1), "digits", home=tmp_path)
+    with pytest.raises(RuntimeError, match="the student's own error"):
+        conductor.train(RUNS["S7/s7_dropout"], digits, settings)
+
+
 def test_a_killed_loader_is_said_and_the_same_run_goes_on(digits, tmp_path, monkeypatch):
     here, load = os.getpid(), AugmentedImages.__getitems__
 
@@ -137,7 +148,9 @@ def test_a_killed_loader_is_said_and_the_same_run_goes_on(digits, tmp_path, monk
     twice = Settings(Profile("smoke", train_images=64, epochs=2), "digits", home=tmp_path)
     monkeypatch.setattr(AugmentedImages, "__getitems__", killed)
     began = time.monotonic()
-    with pytest.raises(ChildProcessError, match=r"loads images was killed.* Run the same again"):
+    with pytest.raises(
+        ChildProcessError, match=r"loads images was stopped or killed.* Run the same again"
+    ):
         conductor.train(RUNS["S7/s7_dropout"], digits, twice)
     assert time.monotonic() - began < 30
     monkeypatch.setattr(AugmentedImages, "__getitems__", load)

@@ -327,3 +327,21 @@ def test_a_parameter_that_a_module_is_given_is_followed():
             return self.fc(self.conv(x).mean((2, 3)) + self.norm(self.token.expand(len(x), -1)))
 
     assert [layer.kind for layer in layers(Token())] == ["conv", "gap", "fc"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("mean", "gap"), ("amax", "gmp")])
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_a_global_pooling_taken_side_by_side_is_one(name, kind, keepdim):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 10)
+
+        def forward(self, x):
+            for side in (3, 2):
+                x = getattr(self.conv(x) if side == 3 else x, name)(side, keepdim=keepdim)
+            return self.fc(x.flatten(1))
+
+    found = layers(Pooled())
+    assert [layer.kind for layer in found] == ["conv", kind, "fc"]
+    assert (found[1].kernel, found[1].nin, found[1].nout) == ((8, 8), (8, 8), (1, 1))

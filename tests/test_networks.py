@@ -124,6 +124,22 @@ def test_it_trains_goes_on_and_is_kept(style, digits, tmp_path, monkeypatch, cap
     assert reused.metrics["test_accuracy"] == first.metrics["test_accuracy"]
 
 
+class InAList(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolutions, self.fc = [nn.Conv2d(3, 8, 3)], nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.fc(self.convolutions[0](x).mean((2, 3)))
+
+
+def test_weights_that_would_not_be_trained_are_refused():
+    with pytest.raises(
+        ValueError, match=r"InAList uses weights of shape \(8, 3, 3, 3\).*ModuleList"
+    ):
+        networks.checked(InAList())
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_table_that_fails_is_said_before_training_and_all_else_is_kept(
     digits, tmp_path, monkeypatch, capsys

@@ -246,6 +246,66 @@ def test_a_transform_is_known_again_whatever_its_functions_addresses(digits):
     assert str(kept[0]) != str(kept[2])
 
 
+SLOPE = 0.1
+
+
+def activated(x):
+    return nn.functional.leaky_relu(x, SLOPE)
+
+
+class Base(nn.Module):
+    SCALE = 1
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, stride=4), nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.fc(self.SCALE * activated(self.conv(x)).mean((2, 3)))
+
+
+class Child(Base):
+    pass
+
+
+def doubled(self, x):
+    return 2 * self.fc(activated(self.conv(x)).mean((2, 3)))
+
+
+def noisy(self, x):
+    return Base.forward(self, x + torch.randn_like(x) if self.training else x)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"tests.test_results.SLOPE": 0.2},
+        {"tests.test_results.activated": nn.functional.gelu},
+        {"tests.test_results.Base.SCALE": 2},
+        {"tests.test_results.Base.forward": doubled},
+        {"tests.test_results.Child.forward": noisy},
+    ],
+    ids=["constant", "function", "attribute", "base class", "in training only"],
+)
+def test_an_edited_network_is_another_wherever_the_edit_is(edit, digits, monkeypatch):
+    before = fingerprint(RUNS["S7/s7"], 0, Child(), digits)
+    assert before == fingerprint(RUNS["S7/s7"], 0, Child(), digits)
+    for place, value in edit.items():
+        monkeypatch.setattr(place, value)
+    after = fingerprint(RUNS["S7/s7"], 0, Child(), digits)
+    assert [name for name in before if before[name] != after[name]] == ["network"]
+
+
+@pytest.mark.parametrize("part", ["train_images", "train_labels", "test_images", "test_labels"])
+def test_data_that_was_corrected_is_other_data(part, digits):
+    values = getattr(digits, part).copy()
+    values.flat[[0, -1]] = values.flat[[-1, 0]]  # the same mean, the same number
+    values.flat[0] += values.flat[0] == values.flat[-1]
+    corrected = dataclasses.replace(digits, **{part: values})
+    before, after = (fingerprint(RUNS["S7/s7"], 0, Child(), d) for d in (digits, corrected))
+    assert [name for name in before if before[name] != after[name]] == ["data"]
+
+
 def test_a_transform_without_a_name_trains(digits, tmp_path):
     run = dataclasses.replace(
         RUNS["S7/s7_dropout"], name="S7/partial", transform=partial(RUNS["S7/s7"].transform)

@@ -16,6 +16,7 @@ from helpers.models import MODELS
 from helpers.runs import search
 from helpers.runs.catalogue import RUNS
 from helpers.settings import ROOT, SMOKE, Profile, Settings
+from helpers.training.recipes import shortened
 from tests.test_training import Tiny
 
 RUN = dataclasses.replace(RUNS["S7/s7_dropout"], net="tiny", find_rate=True)
@@ -102,8 +103,12 @@ def test_it_starts_at_a_tenth_of_the_tests_lowest_and_is_kept(tried, digits, set
     assert tried == ["test", 0.02, 0.04, 0.08, 0.16]
     pd.testing.assert_frame_equal(test, TEST)
     assert list(short["learning_rate"]) == tried[1:]
-    assert 0.075 < run.recipe.max_lr < 0.095
     assert not run.find_rate
+    as_trained = shortened(run.recipe, settings.profile, 300)
+    assert 0.075 < as_trained.max_lr < 0.095
+    assert as_trained.batch_size < run.recipe.batch_size
+    found = {"max_lr": run.recipe.max_lr}
+    assert run.recipe == dataclasses.replace(RUN.recipe, **found), "its own epochs and batches"
     file = settings.results("digits") / RUN.name / "rate_search.json"
     assert json.loads(file.read_text())["range_test"] == TEST.to_dict("list")
     assert [rate for rate, _ in json.loads(file.read_text())["short_runs"]] == tried[1:]
@@ -192,8 +197,9 @@ def test_short_runs_are_judged_on_images_held_out(digits, settings, monkeypatch)
         assert len(data.train_images) == 300 // 5
         assert (data.train_images == held.train_images[:60]).all()
         assert recipe.epochs == 4
-        assert recipe.peak_epoch / 4 == pytest.approx(run.recipe.peak_epoch / 6)
-        assert (recipe.max_lr, recipe.batch_size) == (rate, run.recipe.batch_size)
+        assert recipe.peak_epoch / 4 == pytest.approx(RUN.recipe.peak_epoch / RUN.recipe.epochs)
+        batch_size = shortened(run.recipe, longer.profile, 300).batch_size
+        assert (recipe.max_lr, recipe.batch_size) == (rate, batch_size)
     assert np.isfinite(short["loss"]).all()
 
 
@@ -206,7 +212,7 @@ def test_rates_that_diverge_are_left_behind(digits, settings, monkeypatch, capsy
         search, "next_rate", lambda losses, start: {0: start, 1: 0.1}.get(len(losses))
     )
     run, _, short = search.with_found_rate(RUN, digits, settings)
-    assert run.recipe.max_lr == 0.1
+    assert shortened(run.recipe, settings.profile, 300).max_lr == pytest.approx(0.1)
     assert short["loss"][0] == math.inf
     assert capsys.readouterr().out.count("training diverged") == 1
     file = settings.results("digits") / RUN.name / search.FILE

@@ -63,6 +63,26 @@ def test_a_run_of_another_recipe_gets_no_seeds(settings, monkeypatch):
         seeds.add(NAME, 2, settings)
 
 
+def test_a_run_that_is_trained_anew_meanwhile_is_not_mixed_with_the_old_one(settings, monkeypatch):
+    file, whole = settings.results("digits") / NAME / "metrics.json", conductor.train
+
+    def meanwhile(run, images, apart):
+        trained = whole(run, images, apart)
+        file.write_text(json.dumps(kept(settings) | changed))
+        return trained
+
+    monkeypatch.setattr(conductor, "train", meanwhile)
+    changed = {"recipe": kept(settings)["recipe"] | {"max_lr": 0.5}}
+    with pytest.raises(ValueError, match="another recipe"):
+        seeds.add(NAME, 2, settings)
+    assert [of_seed["seed"] for of_seed in kept(settings)["seeds"]] == [0]
+    there = [*kept(settings)["seeds"], {"seed": 1, "test_accuracy": 0.0}]
+    changed = {"recipe": changed["recipe"] | {"max_lr": kept(settings)["max_lr"]}, "seeds": there}
+    file.write_text(json.dumps(kept(settings) | {"recipe": changed["recipe"]}))
+    seeds.add(NAME, 2, settings)
+    assert [of_seed["seed"] for of_seed in kept(settings)["seeds"]] == [0, 1], "once each"
+
+
 def test_a_rate_that_was_found_is_taken_over(settings, monkeypatch):
     found = kept(settings)["max_lr"]
     recipe = dataclasses.replace(RUNS[NAME].recipe, max_lr=9.0)

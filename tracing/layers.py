@@ -169,10 +169,11 @@ class Watch(TorchDispatchMode):
         source = next((x for x in self.layers if x.name == before.source), None)
         if kind == "pool":
             whole = after.sizes == (1, 1) and all(map(int.__ge__, step.kernel, before.sizes))
-            if whole:  # in the published tables it takes one step of one pixel
-                step = replace(step, stride=(1, 1))
+            # In the published tables the global one takes one step of one pixel.
+            step = replace(step, stride=(1, 1)) if whole else step
             most = "max" in name or "min" in name
-            kind = ("gmp" if most else "gap") if whole else "max pool" if most else "average pool"
+            part = "max pool" if most else "average pool"
+            kind = ("gmp" if most else "gap") if whole else part
         elif kind == "conv" and step.kernel == (1, 1) and source and source.kind == "depthwise":
             kind = "pointwise"
             if max(source.kernel) > 1:
@@ -185,8 +186,8 @@ class Watch(TorchDispatchMode):
         numbers = step.kernel, step.stride, step.padding, step.dilation
         fields = before.field, after.field, after.corner, before.gated
         layer = Layer(*where, *numbers, after.jump, *fields)
-        if kind == "gap" and source and source.kind == "average pool" and 1 in source.nout:
-            # The mean along one side, then along the other.
+        if kind in ("gap", "gmp") and source and source.kind == part and 1 in source.nout:
+            # Along one side, then along the other.
             self.layers.remove(source)
             same = {name: getattr(source, name) for name in ("source", "nin", "reads")}
             layer = replace(layer, kernel=source.nin, **same)

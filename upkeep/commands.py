@@ -131,7 +131,8 @@ def run(
     settings = dataclasses.replace(settings, profile=profile, dataset=data.load(settings).key)
     for name in names:
         folder = execution.execute(name, settings)
-    runs = {run: m for run, m in tables.kept(folder).items() if m["notebook"] in names}
+    kept = tables.kept(ROOT / "results" if settings.reuse else folder)
+    runs = {run: m for run, m in kept.items() if m["notebook"] in names}
     print(f"\n{tables.table(runs)}\n\nFigures, weights and metrics are in {folder}")
 
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import math
+from collections import Counter
 
 import pandas as pd
 import torch
@@ -44,12 +45,13 @@ def mult_adds(model: torch.nn.Module) -> int:
 def shares(model: torch.nn.Module) -> pd.DataFrame:
     """Each layer's share of the parameters and of the multiply-adds, in %, by its name.
 
-    What they lack of 100 % is batch normalisation's.
+    What they lack of 100 % is batch normalisation's. Layers of the same parameters share them.
     """
-    rows = {}
-    for layer in layers(model):
+    rows, found = {}, layers(model)
+    uses = Counter(layer.module for layer in found)
+    for layer in found:
         own = sum(p.numel() for p in model.get_submodule(layer.module).parameters(recurse=False))
-        rows[layer.name] = [own, own * math.prod(layer.nout)]
+        rows[layer.name] = [own / uses[layer.module], own * math.prod(layer.nout)]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["parameters", "multiply-adds"])
     return 100 * table[table.any(axis=1)] / [parameter_count(model), mult_adds(model)]
 

@@ -5,13 +5,9 @@ from torch import Tensor, nn
 
 def conv(in_channels: int, out_channels: int, pool: bool = False) -> list[nn.Module]:
     """3x3 convolution (no bias, size kept), 2x2 max pooling if asked for, BN, ReLU, dropout."""
-    return [
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-        *([nn.MaxPool2d(2)] if pool else []),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
-        nn.Dropout(0.02),
-    ]
+    convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+    pooling = [nn.MaxPool2d(2)] if pool else []
+    return [convolution, *pooling, nn.BatchNorm2d(out_channels), nn.ReLU(), nn.Dropout(0.02)]
 
 
 class CustomResNet(nn.Module):

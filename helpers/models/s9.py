@@ -5,12 +5,8 @@ from torch import Tensor, nn
 
 def conv(in_channels: int, out_channels: int) -> list[nn.Module]:
     """3x3 convolution (no bias, size kept), ReLU, dropout, batch normalisation."""
-    return [
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-        nn.ReLU(),
-        nn.Dropout(0.2),
-        nn.BatchNorm2d(out_channels),
-    ]
+    convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+    return [convolution, nn.ReLU(), nn.Dropout(0.2), nn.BatchNorm2d(out_channels)]
 
 
 def transition(padding: int, dilation: int = 1) -> list[nn.Module]:

@@ -1,7 +1,6 @@
 """How a run is conducted: from the first weights to the files that it leaves."""
 
 import contextlib
-import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -21,6 +20,7 @@ from helpers.training.checkpoints import Checkpoint
 from helpers.training.initialisation import start_
 from helpers.training.loop import History, fit, set_seed
 from helpers.training.recipes import shortened
+from tracing.order import traits
 
 GO_ON = "Run the same again, and it goes on after the last whole epoch or short run."
 
@@ -54,9 +54,9 @@ def undisturbed(folder: Path) -> Iterator[None]:
         print(f"Interrupted. {GO_ON}")
         raise
     except RuntimeError as error:
-        if "DataLoader worker" not in f"{error}":
+        if "DataLoader worker (pid" not in f"{error}":  # an error of the transform, for one
             raise
-        problem = "a process that loads images was killed, or memory ran out"
+        problem = "a process that loads images was stopped or killed, or memory ran out"
         raise ChildProcessError(f"{problem}. {GO_ON}") from error
 
 
@@ -131,22 +131,13 @@ def _train(
 
 def fingerprint(run: Run, seed: int, model: nn.Module, data: ImageData) -> dict:
     """What makes a training what it is: a checkpoint of another is not continued."""
+    arrays = data.train_images, data.train_labels, data.test_images, data.test_labels
     return {
-        "network": _network(model),
+        "network": [*traits(model), *results.described(model).values()],
         "run": run.name, "seed": seed,
         # Without the addresses of functions, which no other process has.
         "transform": re.sub(" at 0x[0-9a-f]+", "", str(run.transform(data.statistics[0]))),
         "recipe": asdict(run.recipe),
-        "data": [data.title, len(data.train_labels), float(data.train_images.mean())],
+        "data": [data.title, *(digest(array.tobytes()) for array in arrays)],
         "processes": devices.processes().num_processes,
     }  # fmt: skip
-
-
-def _network(model: nn.Module) -> list[str]:
-    """What tells a network from another: its layers, its own classes' code, and how they run."""
-    classes = {type(m) for m in model.modules() if not type(m).__module__.startswith("torch.")}
-    sources = []
-    for function in (f for cls in classes for f in vars(cls).values() if inspect.isfunction(f)):
-        with contextlib.suppress(OSError):  # what was typed into a session may be lost
-            sources.append(inspect.getsource(function))
-    return [str(model), *sorted(sources), *results.described(model).values()]

@@ -5,7 +5,7 @@ import time
 import torch
 
 from helpers import devices
-from helpers.files import reading, write
+from helpers.files import write
 from helpers.images.data import ImageData
 from helpers.models import build
 from helpers.networks import laid_out, placed
@@ -20,7 +20,7 @@ def affordable(data: ImageData, settings: Settings, notebook: str) -> ImageData:
 
     Two training images come with each test image. A step of each network is timed once: the number
     is kept beside the checkpoints, one for CPUs and one for GPUs, so that runs continue. All images
-    where the profile sets no time or nothing is trained. Raises ValueError where it is damaged.
+    where the profile sets no time or nothing is trained.
     """
     profile = settings.profile
     if not profile.seconds or settings.reuse:
@@ -28,12 +28,13 @@ def affordable(data: ImageData, settings: Settings, notebook: str) -> ImageData:
     seconds = profile.seconds // (3 if data.key.startswith("digits") else 1)
     device = devices.processes().device.type  # in Colab, a GPU one day and none the next
     file = settings.checkpoints(data.key) / notebook / f"images-{seconds}-seconds-{device}.txt"
-    if not file.is_file():
+    try:
+        test_images = int(file.read_text())
+    except (FileNotFoundError, ValueError):  # not measured yet, or the file is damaged
         runs = (run for run in RUNS.values() if run.name.startswith(f"{notebook}/"))
         fit = seconds / sum(seconds_per_test_image(run, profile) for run in runs)
-        write(file, f"{max(100, int(fit) // 50 * 50)}")
-    with reading(file):
-        test_images = int(file.read_text())
+        test_images = max(100, int(fit) // 50 * 50)
+        write(file, f"{test_images}")
     part = data.first(2 * test_images, test_images)
     amount = f"{len(part.train_labels):,} training and {len(part.test_labels):,} test images"
     print(f"{amount}: as many as this machine gets through in about {seconds} seconds")

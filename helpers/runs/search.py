@@ -16,7 +16,7 @@ from helpers.settings import Profile, Settings
 from helpers.training.checkpoints import Checkpoint
 from helpers.training.loop import fit
 from helpers.training.range_test import range_test
-from helpers.training.recipes import shortened
+from helpers.training.recipes import Recipe, shortened
 
 SHORT = Profile("short", epochs=4)
 FILE = "rate_search.json"
@@ -52,7 +52,8 @@ def with_found_rate(
 ) -> tuple[Run, pd.DataFrame, pd.DataFrame]:
     """The run with the rate that a search finds as its `max_lr`; the range test; the short runs.
 
-    The tables have a row a rate: learning_rate, loss. A tenth of the rate at which the test's loss
+    Where few images make the batches smaller, the rate is translated back to the run's own. The
+    tables have a row a rate: learning_rate, loss. A tenth of the rate at which the test's loss
     was lowest is tried first. A short run takes four epochs, or as many as the run if it has fewer,
     of a fifth of the images, in the run's own batches; its loss is that on images held out. Where
     training diverges, it is infinite. A search goes on where it was interrupted, and is kept in the
@@ -61,22 +62,23 @@ def with_found_rate(
     Raises FloatingPointError where all short runs diverge; FileNotFoundError where there is nothing
     to reuse, ValueError where it is damaged; else what `train` raises.
     """
-    recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
-    run = replace(run, recipe=recipe, find_rate=False)
     if settings.reuse:
         file = kept(run.name, settings, FILE) / FILE
         with reading(file):
-            return _outcome(run, json.loads(file.read_text()))
+            return _outcome(run, run.recipe, json.loads(file.read_text()))
+    recipe = shortened(run.recipe, settings.profile, len(data.train_labels))
     with undisturbed(settings.results(data.key) / run.name):
-        return _outcome(run, _search(run, data, settings))
+        return _outcome(run, recipe, _search(replace(run, recipe=recipe), data, settings))
 
 
-def _outcome(run: Run, found: dict) -> tuple[Run, pd.DataFrame, pd.DataFrame]:
+def _outcome(run: Run, searched: Recipe, found: dict) -> tuple[Run, pd.DataFrame, pd.DataFrame]:
     tried = pd.DataFrame(found["short_runs"], columns=["learning_rate", "loss"])
     if tried["loss"].min() == math.inf:
         raise FloatingPointError(f"{run.name}: all short runs diverged; try another recipe")
-    recipe = replace(run.recipe, max_lr=best_rate(dict(found["short_runs"])))
-    return replace(run, recipe=recipe), pd.DataFrame(found["range_test"]), tried
+    # The run's own epochs and batches, which another profile or more images leave as they are.
+    best = replace(searched, max_lr=best_rate(dict(found["short_runs"])))
+    recipe = replace(run.recipe, max_lr=best.with_batch_size(run.recipe.batch_size).max_lr)
+    return replace(run, recipe=recipe, find_rate=False), pd.DataFrame(found["range_test"]), tried
 
 
 def _search(run: Run, data: ImageData, settings: Settings) -> dict:

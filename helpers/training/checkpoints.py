@@ -24,11 +24,16 @@ class Checkpoint:
         self.files, self.saved = (file, file.with_stem(f"{file.stem}-2")), 0
 
     def load(self) -> dict | None:
-        """The state that a run of this fingerprint saved last, on the CPU, or None."""
+        """The state that a run of this fingerprint saved last, on the CPU, or None.
+
+        Raises OSError where a file is there but the disk does not give it: nothing is set aside.
+        """
         there, whole = [file for file in self.files if file.exists()], []
         for file in there:
             try:
                 whole.append(read(file))
+            except OSError as error:  # a disk that does not answer is no damage
+                raise OSError(f"{file} cannot be read: {error.strerror or error}") from error
             except Exception as error:  # a damaged file fails in many ways, all to one end
                 print(f"{file} is damaged and not used: {line(error)}")
         if not whole:

@@ -15,9 +15,8 @@ def start_(model: nn.Module, recipe: Recipe, data: ImageData) -> None:
             module.p = recipe.dropout
     if recipe.identity:
         identity_(model)
-    convs = (module for module in executed(model) if isinstance(module, nn.Conv2d))
-    first = next((conv for conv in convs if (conv.in_channels, conv.groups) == (3, 1)), None)
-    if recipe.whitened and first:
+    first = next((module for module in executed(model) if isinstance(module, nn.Conv2d)), None)
+    if recipe.whitened and first and (first.in_channels, first.groups) == (3, 1):
         images = torch.from_numpy(data.train_images[:2_000]).permute(0, 3, 1, 2)
         whiten_(first, data.normalise(images))
 

@@ -36,6 +36,9 @@ class Recipe:
     identity: bool = False
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # which neither checkpoints nor JSON can hold
+                object.__setattr__(self, name, value.item())
         if not 0 < self.peak_epoch <= self.epochs:
             raise ValueError(f"peak_epoch={self.peak_epoch} is not within epochs={self.epochs}")
 
