@@ -171,6 +171,14 @@ def test_notebooks_that_run_together_share_the_time_of_one(seconds, share, calle
     assert given == [share, share]
 
 
+def test_runs_that_take_the_place_of_training_are_in_the_table(called, monkeypatch, tmp_path):
+    monkeypatch.setattr(execution, "execute", lambda *_: tmp_path)
+    done = called("run", "S7", REUSE="1", PROFILE="quick", DATASET="digits")
+    kept = json.loads((ROOT / "results" / "S7" / "s7" / "metrics.json").read_text())
+    assert f"| S7/s7 | **{kept['test_accuracy_mean']:.2f}" in done.stdout
+    assert f"Figures are in {tmp_path}" in done.stdout
+
+
 NETWORK = """
 from torch import nn
 

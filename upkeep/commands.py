@@ -133,7 +133,8 @@ def run(
         folder = execution.execute(name, settings)
     kept = tables.kept(ROOT / "results" if settings.reuse else folder)
     runs = {run: m for run, m in kept.items() if m["notebook"] in names}
-    print(f"\n{tables.table(runs)}\n\nFigures, weights and metrics are in {folder}")
+    made = "Figures are" if settings.reuse else "Figures, weights and metrics are"
+    print(f"\n{tables.table(runs)}\n\n{made} in {folder}")
 
 
 @app.command()
