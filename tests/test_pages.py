@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from experiments import rates
+from experiments import batch_statistics, rates
 from helpers import models
 from helpers.anatomy import summary
 from helpers.figures import plots
@@ -288,6 +288,9 @@ def test_what_s10_says_of_its_sweep_is_in_the_table(tmp_path):
 
 def test_what_s9_says_of_its_jagged_curve_is_in_the_table():
     assert "Measured again, the accuracy rises from epoch to epoch" in prose("S9")
+    batches = batch_statistics.IMAGES / RUNS["S9/compact"].recipe.batch_size
+    assert batches == 40
+    assert "measured again on forty batches" in " ".join(prose("S9").split())
     table = pd.read_csv(ROOT / "results" / "S9" / "batch_statistics.csv")
     assert table["name"].str.startswith("S9/compact, epoch ").all()
     assert table["seed"].nunique() == 2
@@ -362,6 +365,8 @@ def test_what_s10_says_of_its_rates_holds_for_what_is_kept():
     each = (test["loss"] - 0.95 * test["loss"].shift()) / 0.05
     assert test["learning_rate"][each.idxmin()] / 10 == pytest.approx(rate / 3, rel=0.05)
     assert "a tenth of the lowest dot's rate is a third of it" in said
+    assert test["loss"].idxmin() - each.idxmin() == 5
+    assert "lies five steps behind the lowest dot" in " ".join(prose("solutions/S10").split())
     reached = [cell for cell in read("solutions/S10").cells if cell.id == "s10-solutions-10"]
     text = reached[0].outputs[-1]["data"]["text/plain"].splitlines()
     assert "it breaks with SGD at .025 and is unsteady at a tenth of that" in said

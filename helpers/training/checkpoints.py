@@ -33,7 +33,8 @@ class Checkpoint:
             try:
                 whole.append(read(file))
             except OSError as error:  # a disk that does not answer is no damage
-                raise OSError(f"{file} cannot be read: {error.strerror or error}") from error
+                why = f"{error.strerror or error}; nothing is lost, run the same again"
+                raise OSError(f"{file} cannot be read: {why}") from error
             except Exception as error:  # a damaged file fails in many ways, all to one end
                 print(f"{file} is damaged and not used: {line(error)}")
         if not whole:
