@@ -26,8 +26,9 @@ from accelerate import Accelerator
 from benchmarks import __main__ as bench
 from benchmarks import report
 from helpers import devices
+from helpers.files import write
 from helpers.images import data
-from helpers.runs import conductor, results, search
+from helpers.runs import conductor, search
 from helpers.runs.catalogue import RUNS
 from helpers.settings import FULL, ROOT, SMOKE, Settings
 from helpers.training.loop import fit
@@ -158,7 +159,7 @@ def main(plan: Plan, minutes: float) -> list[str]:
             print(f"== {name}: {outcome} {took:.0f} s, {left / 60:.1f} min left", flush=True)
             if name not in failed:
                 done[name] = took
-                results.write(noted, json.dumps(done, indent=1) + "\n")
+                write(noted, json.dumps(done, indent=1) + "\n")
     except TimeIsUp:
         print(f"== time is up after {minutes:g} min, in {name}; the same command goes on")
     finally:

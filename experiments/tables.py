@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from helpers.files import write
 from helpers.images.data import ImageData
-from helpers.runs import results
 from helpers.runs.catalogue import Run
 from helpers.runs.conductor import initial
 from helpers.training.loop import fit
@@ -39,4 +39,4 @@ def fill(file: Path, seed: int, measure: dict[str, Callable[[], dict]]) -> None:
         print(f"\n{name}, seed {seed}")
         row = pd.DataFrame([{"name": name, "seed": seed} | measured()])
         table = pd.concat([table, row]) if len(table) else row
-        results.write(file, table.to_csv(index=False))
+        write(file, table.to_csv(index=False))

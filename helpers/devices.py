@@ -8,6 +8,9 @@ from importlib.metadata import version
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import get_int_from_env, parse_flag_from_env
+from torch import Tensor, nn
+
+from tracing.layers import at_rest
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 
@@ -77,3 +80,27 @@ def describe(device: torch.device) -> str:
     name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
     threads = torch.get_num_threads()
     return f"{name or 'CPU'}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def placed(model: nn.Module, device: torch.device) -> nn.Module:
+    """The network on the device, channels last in memory where its `forward` allows that.
+
+    Channels last is what convolutions are fast with; `view` refuses it, and on Macs PyTorch's
+    gradients of it are wrong up to version 2.13 at least (its issues 175189 and 175190).
+    """
+    if device.type == "mps":
+        return model.to(device)
+    model.to(memory_format=torch.channels_last)
+    images = torch.zeros(2, 3, 32, 32, device=next(model.parameters()).device)
+    try:
+        with at_rest(model):
+            model(laid_out(images, model))
+    except RuntimeError:
+        model.to(memory_format=torch.contiguous_format)
+    return model.to(device)
+
+
+def laid_out(images: Tensor, model: nn.Module) -> Tensor:
+    """Images (N, 3, H, W) in memory as the weights of the network are."""
+    last = any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters())
+    return images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from helpers.devices import laid_out
 from helpers.images.data import ImageData
-from helpers.networks import laid_out
 from tracing.layers import at_rest
 
 

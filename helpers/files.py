@@ -56,8 +56,7 @@ def reading(file: Path) -> Iterator[None]:
     except (OSError, Damaged):  # which say what they are about
         raise
     except Exception as error:  # damage has many faces
-        why = f"{type(error).__name__}: {error}"
-        raise Damaged(f"{file} is damaged ({why}): train the run again") from error
+        raise Damaged(f"{file} is damaged ({line(error)}): train the run again") from error
 
 
 @contextlib.contextmanager
@@ -82,3 +81,8 @@ def alone(folder: Path, seconds: float = 0) -> Iterator[None]:
 def digest(content: bytes) -> str:
     """The SHA-256 sum of some bytes."""
     return hashlib.sha256(content).hexdigest()
+
+
+def line(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -83,6 +83,20 @@ def test_a_disk_that_does_not_answer_is_no_damage(file, monkeypatch):
             Checkpoint(file, MINE).load()
     assert {path.name for path in file.parent.iterdir()} == {"seed-0.pt", "seed-0-2.pt"}
     assert Checkpoint(file, MINE).load()["history"] == STATE["history"]
+    monkeypatch.setattr(type(file), "read_bytes", failing)
+    assert Checkpoint(file, MINE, resume=False).load() is None, "a way out, where it never does"
+    assert file.with_suffix(".aside-1").exists()
+
+
+def test_a_lack_of_memory_is_no_damage(file, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as once:
+        once.setattr(torch, "load", full)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            Checkpoint(file, MINE).load()
+    assert Checkpoint(file, MINE).load()["history"] == STATE["history"]
 
 
 def test_numbers_of_numpy_in_a_recipe_are_plain_ones(tmp_path):

@@ -20,8 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers import devices
 from helpers.evaluation import predict
 from helpers.images import data as data_module
-from helpers.models import MODELS, build
-from helpers.networks import checked
+from helpers.models import MODELS, build, checked
 from helpers.runs import search
 from helpers.runs.catalogue import RUNS
 from helpers.settings import Profile, Settings
@@ -104,8 +103,8 @@ def gpu(monkeypatch):
         monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
         monkeypatch.setattr(torch.nn.Module, "to", to)
         monkeypatch.setattr(torch.Tensor, "backward", backward)
-        for module in ("loop", "range_test"):  # without the trial in float32
-            monkeypatch.setattr(f"helpers.training.{module}.placed", lambda m, device: m.to(device))
+        # Without the trial in float32.
+        monkeypatch.setattr(devices, "placed", lambda model, device: model.to(device))
         return Traffic()
 
     return start

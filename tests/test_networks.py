@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, weight_norm
 
-from helpers import networks
+from helpers import devices, models
 from helpers.images import data as data_module
 from helpers.models import MODELS, build
 from helpers.runs import results
@@ -133,11 +133,22 @@ class InAList(nn.Module):
         return self.fc(self.convolutions[0](x).mean((2, 3)))
 
 
-def test_weights_that_would_not_be_trained_are_refused():
-    with pytest.raises(
-        ValueError, match=r"InAList uses weights of shape \(8, 3, 3, 3\).*ModuleList"
-    ):
-        networks.checked(InAList())
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale, self.fc = torch.ones(5, 1, 1, 1, requires_grad=True), nn.Linear(3072, 10)
+
+    def forward(self, x):
+        return self.fc((self.scale[0] * x).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"), [(InAList, r"\(8, 3, 3, 3\)"), (Scaled, r"\(5, 1, 1, 1\)")]
+)
+def test_weights_that_would_not_be_trained_are_refused(network, shape):
+    said = f"{network.__name__} uses weights of shape {shape} that .*nn.Parameter"
+    with pytest.raises(ValueError, match=said):
+        models.checked(network())
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -227,11 +238,11 @@ def test_layers_are_told_in_the_order_of_their_execution():
 
 def test_images_are_laid_out_as_the_weights_are():
     place = torch.device("cpu")
-    last = networks.placed(build("s7_dropout"), place)
-    plain = networks.placed(STYLES["view of whole maps"](), place)
+    last = devices.placed(build("s7_dropout"), place)
+    plain = devices.placed(STYLES["view of whole maps"](), place)
     images = torch.rand(2, 3, 32, 32)
-    assert networks.laid_out(images, last).is_contiguous(memory_format=torch.channels_last)
-    assert networks.laid_out(images, plain).is_contiguous()
+    assert devices.laid_out(images, last).is_contiguous(memory_format=torch.channels_last)
+    assert devices.laid_out(images, plain).is_contiguous()
 
 
 STUDENT = """
@@ -282,5 +293,5 @@ def test_on_a_mac_no_network_is_channels_last(monkeypatch):
     """PyTorch's gradients of it were wrong there."""
     model, asked = build("s7"), []
     monkeypatch.setattr(nn.Module, "to", lambda self, *place, **form: asked.append(form) or self)
-    assert networks.placed(model, torch.device("mps")) is model
+    assert devices.placed(model, torch.device("mps")) is model
     assert asked == [{}]

@@ -17,7 +17,7 @@ ORDER = [
     "tracing.order",
     "settings", "files", "devices",
     "images.downloads", "images.data", "images.batches", "images.transforms",
-    "networks", "models",
+    "models",
     "anatomy.receptive_field", "anatomy.summary", "anatomy.judges", "anatomy.demands",
     "anatomy.requirements",
     "evaluation",

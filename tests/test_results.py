@@ -1,5 +1,6 @@
 """What a run leaves behind: complete, true to the weights that are kept, and reusable."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -23,6 +24,7 @@ from helpers.runs.conductor import fingerprint, train
 from helpers.settings import FULL, PROFILES, SMOKE, Settings
 from helpers.training.loop import fit
 from helpers.training.recipes import shortened
+from tracing.order import without_addresses
 
 KEYS = {
     "notebook", "net", "params", "mult_adds", "receptive_field", "dataset", "test_images",
@@ -244,13 +246,22 @@ def test_a_transform_is_known_again_whatever_its_functions_addresses(digits):
         kept.append(fingerprint(run, 0, build("s7"), digits))
     assert kept[1] == kept[3]
     assert str(kept[0]) != str(kept[2])
+    of_windows = "<function f at 0x000001E0B8A0F4D0>"
+    assert without_addresses(of_windows) == "<function f>"
 
 
 SLOPE = 0.1
 
 
+NOISE = 0.1
+
+
 def activated(x):
     return nn.functional.leaky_relu(x, SLOPE)
+
+
+def noisy(x):
+    return x + NOISE * torch.randn_like(x)
 
 
 class Base(nn.Module):
@@ -260,7 +271,13 @@ class Base(nn.Module):
         super().__init__()
         self.conv, self.fc = nn.Conv2d(3, 4, 3, stride=4), nn.Linear(4, 10)
 
+    @staticmethod
+    def mirrored(x):
+        return x.flip(3)
+
     def forward(self, x):
+        if self.training:
+            x = self.mirrored(noisy(x))
         return self.fc(self.SCALE * activated(self.conv(x)).mean((2, 3)))
 
 
@@ -272,10 +289,6 @@ def doubled(self, x):
     return 2 * self.fc(activated(self.conv(x)).mean((2, 3)))
 
 
-def noisy(self, x):
-    return Base.forward(self, x + torch.randn_like(x) if self.training else x)
-
-
 @pytest.mark.parametrize(
     "edit",
     [
@@ -283,10 +296,15 @@ def noisy(self, x):
         {"tests.test_results.activated": nn.functional.gelu},
         {"tests.test_results.Base.SCALE": 2},
         {"tests.test_results.Base.forward": doubled},
-        {"tests.test_results.Child.forward": noisy},
+        {"tests.test_results.NOISE": 0.2},
+        {"tests.test_results.noisy": nn.functional.dropout},
+        {"tests.test_results.Base.mirrored": staticmethod(lambda x: x.flip(2))},
     ],
-    ids=["constant", "function", "attribute", "base class", "in training only"],
-)
+    ids=[
+        "constant", "function", "attribute", "base class", "constant in training only",
+        "function in training only", "static method in training only",
+    ],
+)  # fmt: skip
 def test_an_edited_network_is_another_wherever_the_edit_is(edit, digits, monkeypatch):
     before = fingerprint(RUNS["S7/s7"], 0, Child(), digits)
     assert before == fingerprint(RUNS["S7/s7"], 0, Child(), digits)
@@ -294,6 +312,23 @@ def test_an_edited_network_is_another_wherever_the_edit_is(edit, digits, monkeyp
         monkeypatch.setattr(place, value)
     after = fingerprint(RUNS["S7/s7"], 0, Child(), digits)
     assert [name for name in before if before[name] != after[name]] == ["network"]
+
+
+def test_a_network_stays_the_same_in_another_version_of_pytorch(digits, monkeypatch):
+    before = fingerprint(RUNS["S7/s7"], 0, build("s7"), digits)
+    monkeypatch.setattr(nn.BatchNorm2d, "extra_repr", lambda self: "written otherwise")
+    monkeypatch.setattr(nn.BatchNorm2d, "_check_input_dim", lambda self, x: x.ndim == 4)
+    assert before == fingerprint(RUNS["S7/s7"], 0, build("s7"), digits)
+
+
+def test_telling_a_network_from_others_leaves_it_as_it_is(digits):
+    model = build("s7").train()
+    before = copy.deepcopy(model.state_dict())
+    state = torch.get_rng_state()
+    fingerprint(RUNS["S7/s7"], 0, model, digits)
+    assert torch.equal(state, torch.get_rng_state())
+    assert model.training
+    assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
 
 
 @pytest.mark.parametrize("part", ["train_images", "train_labels", "test_images", "test_labels"])

@@ -1,7 +1,6 @@
 """What a network executes, in this order: its modules, and PyTorch's functions."""
 
-import contextlib
-import inspect
+import copy
 import re
 from collections.abc import Callable
 from typing import Any
@@ -28,8 +27,12 @@ def executed(model: nn.Module) -> list[nn.Module]:
     return list(order)
 
 
+# They tell something of a tensor and change none; PyTorch's own modules ask now one, now another.
+QUESTIONS = {"__get__", "dim", "size", "numel", "__len__"}
+
+
 class Calls(TorchFunctionMode):
-    """Notes what is called of PyTorch: `functions`, and the `parameters` that they are given.
+    """Notes what is called of PyTorch: `functions`, and the `weights` that they are given.
 
     A function is noted as its name and its arguments, a tensor among these as its shape.
     """
@@ -37,37 +40,45 @@ class Calls(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.functions: list[str] = []
-        self.parameters: list[nn.Parameter] = []
+        self.weights: list[Tensor] = []
 
     def __torch_function__(self, func: Callable, types, args=(), kwargs=None):
         """Note a function, and call it."""
         given = args, kwargs or {}
-        self.parameters += [v for v in tree_leaves(given) if isinstance(v, nn.Parameter)]
-        plain = tree_map(_plain, given)
-        # Without the addresses of objects, which no other process has.
-        self.functions.append(re.sub(" at 0x[0-9a-f]+", "", f"{func.__name__}{plain}"))
+        self.weights += [value for value in tree_leaves(given) if _is_weight(value)]
+        if func.__name__ not in QUESTIONS:
+            plain = tree_map(_plain, given)
+            self.functions.append(without_addresses(f"{func.__name__}{plain}"))
         return func(*args, **given[1])
 
-    def strays(self, model: nn.Module) -> list[nn.Parameter]:
-        """The parameters among the arguments that the network does not know to be its own."""
+    def strays(self, model: nn.Module) -> list[Tensor]:
+        """The weights among the arguments that the network does not know to be its own."""
         known = {id(parameter) for parameter in model.parameters()}
-        return [parameter for parameter in self.parameters if id(parameter) not in known]
+        return [weight for weight in self.weights if id(weight) not in known]
 
 
 def traits(model: nn.Module) -> list[str]:
-    """What tells a network from another: its modules, its classes' code, and all that it calls.
+    """What tells a network from another: its weights' shapes, and all that it calls of PyTorch.
 
-    The calls show what stands elsewhere, such as a constant; the code what acts in training only.
+    So an edit is seen wherever it is, in a class, a function or a constant, and also what acts in
+    training only; comments and versions of PyTorch make no difference.
     """
-    with at_rest(model), Calls() as calls:
-        model(_images(model))
-    classes = {cls for module in model.modules() for cls in type(module).__mro__}
-    own = (cls for cls in classes if not cls.__module__.startswith(("torch.", "torchvision.")))
-    sources = []
-    for function in (f for cls in own for f in vars(cls).values() if inspect.isfunction(f)):
-        with contextlib.suppress(OSError):  # what was typed into a session may be lost
-            sources.append(inspect.getsource(function))
-    return [str(model), *sorted(sources), *calls.functions]
+    twin = copy.deepcopy(model)  # whose running averages may change
+    shapes = [f"{name} {_plain(values)}" for name, values in twin.state_dict().items()]
+    with at_rest(twin), Calls() as calls:
+        for training in (False, True):
+            twin.train(training)
+            twin(_images(twin))
+    return shapes + calls.functions
+
+
+def without_addresses(text: str) -> str:
+    """The text without the addresses of objects, which no other process has."""
+    return re.sub(" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, nn.Parameter) or (isinstance(value, Tensor) and value.requires_grad)
 
 
 def _plain(value: Any) -> Any:

@@ -10,8 +10,7 @@ from torch import nn
 
 from helpers.anatomy import receptive_field, requirements
 from helpers.anatomy.summary import parameter_count
-from helpers.files import reading
-from helpers.networks import line
+from helpers.files import line, reading
 from helpers.runs import results
 from helpers.settings import one_of
 from tracing.layers import layers

@@ -9,8 +9,8 @@ from types import ModuleType
 
 from torch import nn
 
-from helpers.models import build
-from helpers.networks import checked, line
+from helpers.files import line
+from helpers.models import build, checked
 
 
 def named(name: str) -> nn.Module:

@@ -1,7 +1,7 @@
 """Further seeds of a run that is kept: trained apart, their accuracies put beside its own."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from helpers.files import write
@@ -41,5 +41,5 @@ def add(name: str, number: int, settings: Settings) -> str:
 
 
 def _check(run: Run, metrics: dict, folder: Path) -> None:
-    if metrics["recipe"] != asdict(run.recipe) | {"transform": run.transform.__name__}:
+    if metrics["recipe"] != run.record:
         raise ValueError(f"{folder} was trained by another recipe than today's: train it again")

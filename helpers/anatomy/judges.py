@@ -1,5 +1,10 @@
-"""How a demand is judged: on the layers of a network as they ran, or on what its run measured."""
+"""How a demand is judged: on the layers of a network as they ran, or on what its run measured.
 
+A judge is given a network or a run's metrics, then what its demand asks for; it says what was
+measured, and whether that passes.
+"""
+
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,9 +14,7 @@ import numpy as np
 from helpers.anatomy.receptive_field import main_path, receptive_field, shown
 from tracing.layers import Layer
 
-# What is asked of a network or of a run's metrics: it gives what was measured, and whether that
-# passes.
-Check = Callable[..., tuple[str, bool]]
+Verdict = tuple[str, bool]
 
 
 @dataclass(frozen=True)
@@ -59,28 +62,22 @@ def squeezes(x: Layer) -> bool:
     return x.kind == "conv" and x.kernel == (1, 1) and max(x.nin) > 1
 
 
-def having(condition: Callable[[Layer], bool], least: int = 1, most: float = math.inf) -> Check:
+def having(
+    net: Network, condition: Callable[[Layer], bool], least: int = 1, most: float = math.inf
+) -> Verdict:
     """As many layers as said fulfil the condition; they are named.
 
     On the main path, but what is forbidden (`most` is 0) on any path to the logits.
     """
-
-    def check(net: Network) -> tuple[str, bool]:
-        path = main_path(net.layers) if most else [x for x in net.layers if not x.gate]
-        found = [x.name for x in path if condition(x)]
-        return _named(found), least <= len(found) <= most
-
-    return check
+    path = main_path(net.layers) if most else [x for x in net.layers if not x.gate]
+    found = [x.name for x in path if condition(x)]
+    return _named(found), least <= len(found) <= most
 
 
-def separable(least: int) -> Check:
+def separable(net: Network, least: int) -> Verdict:
     """As many depthwise separable convolutions over 1x1, on any path."""
-
-    def check(net: Network) -> tuple[str, bool]:
-        found = [x.name for x in net.layers if x.separable]
-        return _named(found), len(found) >= least
-
-    return check
+    found = [x.name for x in net.layers if x.separable]
+    return _named(found), len(found) >= least
 
 
 def _named(found: list[str]) -> str:
@@ -88,59 +85,49 @@ def _named(found: list[str]) -> str:
     return many or ", ".join(found) or "none"
 
 
-def stages(net: Network, squeezed: bool = False) -> list[list[Layer] | Layer]:
-    """The main path's blocks of convolutions over 1x1, and what shrinks the maps between them.
+def stages(net: Network, ends: Callable[[Layer], bool]) -> list[list[Layer] | Layer]:
+    """The main path's blocks of convolutions over 1x1, and what ends them.
 
-    A convolution that shrinks them, with none between it and the next that does, is a block itself.
-    With `squeezed`, a 1x1 convolution that is no part of a separable one ends a block, too.
+    A convolution that does, with none between it and the next that does, is a block itself.
     """
-    parts = []
-
-    def closed() -> None:
-        if parts and isinstance(parts[-1], Layer) and wide(parts[-1]):
-            parts[-1] = [parts[-1]]
-
-    for x in main_path(net.layers):
-        if shrinks(x) or (squeezed and squeezes(x)):
-            closed()
-            parts.append(x)
-        elif wide(x):
-            if not parts or isinstance(parts[-1], Layer):
-                parts.append([])
+    path, parts = [x for x in main_path(net.layers) if ends(x) or wide(x)], []
+    for x, following in itertools.zip_longest(path, path[1:]):
+        if ends(x):
+            alone = wide(x) and (following is None or ends(following))
+            parts.append([x] if alone else x)
+        elif parts and isinstance(parts[-1], list):
             parts[-1].append(x)
-    closed()
+        else:
+            parts.append([x])
     return parts
 
 
-def blocks(squeezed: bool = False) -> Check:
+def blocks(net: Network, also: Callable[[Layer], bool] | None = None) -> Verdict:
     """C1-C2-C3-C4-O: at least four blocks of convolutions over 1x1, and what stands between them.
 
-    What shrinks the maps ends a block. Where that makes fewer than four and `squeezed` allows it, a
-    1x1 convolution between two blocks does so too, and the text says that this reading was taken.
+    What shrinks the maps ends a block. Where that makes fewer than four, a layer of which `also` is
+    true, a 1x1 convolution, does so too, and the text says that this reading was taken.
     """
-
-    def check(net: Network) -> tuple[str, bool]:
-        found, reading = stages(net), ""
-        if squeezed and _number(found) < 4 <= _number(stages(net, squeezed=True)):
-            found, reading = stages(net, squeezed=True), "; 1x1 convolutions end blocks, too"
-        named = []
-        for place, part in enumerate(found):
-            if isinstance(part, Layer):
-                named.append(part.name)
-            else:
-                ends = " to ".join(dict.fromkeys((part[0].name, part[-1].name)))
-                size = "x".join(map(str, part[0].nin))
-                named.append(f"C{_number(found[: place + 1])} {ends} ({size})")
-        return ", ".join(named) + reading or "none", _number(found) >= 4
-
-    return check
+    found, reading = stages(net, shrinks), ""
+    more = stages(net, lambda x: shrinks(x) or also(x)) if also else []
+    if _number(found) < 4 <= _number(more):
+        found, reading = more, "; 1x1 convolutions end blocks, too"
+    named = []
+    for place, part in enumerate(found):
+        if isinstance(part, Layer):
+            named.append(part.name)
+        else:
+            ends = " to ".join(dict.fromkeys((part[0].name, part[-1].name)))
+            size = "x".join(map(str, part[0].nin))
+            named.append(f"C{_number(found[: place + 1])} {ends} ({size})")
+    return ", ".join(named) + reading or "none", _number(found) >= 4
 
 
 def _number(parts: list[list[Layer] | Layer]) -> int:
     return sum(isinstance(part, list) for part in parts)
 
 
-def strided_or_dilated(net: Network) -> tuple[str, bool]:
+def strided_or_dilated(net: Network) -> Verdict:
     """The main path's maps shrink by strided or dilated convolutions of 3x3 and nothing else."""
     found = [x for x in main_path(net.layers) if shrinks(x)]
     texts = (
@@ -150,7 +137,7 @@ def strided_or_dilated(net: Network) -> tuple[str, bool]:
     return ", ".join(texts) or "none", bool(found) and all(good)
 
 
-def fc_after_pooling(net: Network) -> tuple[str, bool]:
+def fc_after_pooling(net: Network) -> Verdict:
     """A linear layer or 1x1 convolution of what the global pooling gives."""
     path = main_path(net.layers)
     last = max((i for i, x in enumerate(path) if x.kind in ("gap", "gmp")), default=len(path))
@@ -158,7 +145,7 @@ def fc_after_pooling(net: Network) -> tuple[str, bool]:
     return _named(found), bool(found)
 
 
-def field_over_44(net: Network) -> tuple[str, bool]:
+def field_over_44(net: Network) -> Verdict:
     """A receptive field over 44, the global pooling counted; both are shown."""
     before, including = receptive_field(net.layers)
     alone = ", which alone brings it over 44" if min(before) <= 44 < min(including) else ""
@@ -167,67 +154,55 @@ def field_over_44(net: Network) -> tuple[str, bool]:
     return text, min(including) > 44
 
 
-def params_below(limit: int) -> Check:
+def params_below(net: Network, limit: int) -> Verdict:
     """Fewer parameters than the limit; those that take no part count as well, and are said."""
-
-    def check(net: Network) -> tuple[str, bool]:
-        idle = f" ({net.params_used:,} of them used)" if net.params_used < net.params else ""
-        return f"{net.params:,}{idle}", net.params < limit
-
-    return check
+    idle = f" ({net.params_used:,} of them used)" if net.params_used < net.params else ""
+    return f"{net.params:,}{idle}", net.params < limit
 
 
-def on_gpu(metrics: dict) -> tuple[str, bool]:
+def on_gpu(metrics: dict) -> Verdict:
     """Trained on a GPU."""
     return metrics["device"], metrics["device_type"] == "cuda"
 
 
-def given(name: str, *allowed: object) -> Check:
+def given(metrics: dict, name: str, *allowed: object) -> Verdict:
     """A figure of the run that is what was asked for."""
-    return lambda metrics: (f"{metrics[name]}", metrics[name] in allowed)
+    return f"{metrics[name]}", metrics[name] in allowed
 
 
-def twenty_epochs(metrics: dict) -> tuple[str, bool]:
+def twenty_epochs(metrics: dict) -> Verdict:
     """What ResNet18 is given, and the small network beside it."""
     epochs, small = metrics["epochs"], metrics["params"] < 100_000
     return f"{epochs}", epochs <= 50 if small else epochs == 20
 
 
-def a_step_a_batch(metrics: dict) -> tuple[str, bool]:
+def a_step_a_batch(metrics: dict) -> Verdict:
     """As many steps of the learning rate as batches."""
     batches = -(-metrics["train_images"] // metrics["batch_size"])
     text = f"{metrics['steps']:,} steps, {metrics['epochs']} x {batches} batches"
     return text, metrics["steps"] == metrics["epochs"] * batches
 
 
-def augmented(*asked: str) -> Check:
+def augmented(metrics: dict, *asked: str) -> Verdict:
     """Albumentations' transforms of these names, and one 16x16 hole in the data's mean."""
-
-    def check(metrics: dict) -> tuple[str, bool]:
-        steps, mean = metrics["augmentation"], np.multiply(metrics["channel_means"], 255)
-        names, hole = [name for name, _ in steps], dict(steps).get("CoarseDropout", {})
-        sizes = [*hole.get("hole_height_range", ()), *hole.get("hole_width_range", ())]
-        one = names.count("CoarseDropout") == 1 and [*hole.get("num_holes_range", ())] == [1, 1]
-        fill = np.array(hole.get("fill", [])).tolist()  # may be one number, or the name of a way
-        filled = not isinstance(fill, str) and np.allclose(fill or 0, mean, atol=0.5)
-        text = f"{', '.join(names)}; hole filled with {fill}"
-        return text, {*names} >= {*asked} and one and sizes == [16] * 4 and filled
-
-    return check
+    steps, mean = metrics["augmentation"], np.multiply(metrics["channel_means"], 255)
+    names, hole = [name for name, _ in steps], dict(steps).get("CoarseDropout", {})
+    sizes = [*hole.get("hole_height_range", ()), *hole.get("hole_width_range", ())]
+    one = names.count("CoarseDropout") == 1 and [*hole.get("num_holes_range", ())] == [1, 1]
+    fill = np.array(hole.get("fill", [])).tolist()  # may be one number, or the name of a way
+    filled = not isinstance(fill, str) and np.allclose(fill or 0, mean, atol=0.5)
+    text = f"{', '.join(names)}; hole filled with {fill}"
+    return text, {*names} >= {*asked} and one and sizes == [16] * 4 and filled
 
 
-def accuracy(percent: float, params: int | None = None) -> Check:
+def accuracy(metrics: dict, percent: float, params: int | None = None) -> Verdict:
     """At least so many % of CIFAR-10's 10,000 test images right after the last epoch.
 
     `params`, where given, is the number that the network's parameters must stay below.
     """
-
-    def check(metrics: dict) -> tuple[str, bool]:
-        reached, images = metrics["test_accuracy"], metrics["test_images"]
-        whole = metrics["dataset"] == "CIFAR-10" and images == 10_000
-        small = params is None or metrics["params"] < params
-        text = f"{reached:.2f} % of {images:,} ({metrics['dataset']}), epoch {metrics['epochs']}"
-        text += "" if params is None else f"; {metrics['params']:,} parameters"
-        return text, reached >= percent and whole and small
-
-    return check
+    reached, images = metrics["test_accuracy"], metrics["test_images"]
+    whole = metrics["dataset"] == "CIFAR-10" and images == 10_000
+    small = params is None or metrics["params"] < params
+    text = f"{reached:.2f} % of {images:,} ({metrics['dataset']}), epoch {metrics['epochs']}"
+    text += "" if params is None else f"; {metrics['params']:,} parameters"
+    return text, reached >= percent and whole and small

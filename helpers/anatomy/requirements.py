@@ -4,7 +4,7 @@ import pandas as pd
 from torch import nn
 
 from helpers.anatomy.demands import DEMANDS
-from helpers.anatomy.judges import Check, Network
+from helpers.anatomy.judges import Network
 from helpers.anatomy.summary import parameter_count
 from tracing.layers import watched
 
@@ -23,8 +23,8 @@ def of_run(notebook: str, metrics: dict) -> pd.DataFrame:
     return _judge(DEMANDS[notebook][1], metrics)
 
 
-def _judge(demands: dict[str, Check], subject: Network | dict) -> pd.DataFrame:
-    rows = [(demand, *check(subject)) for demand, check in demands.items()]
+def _judge(demands: dict[str, list], subject: Network | dict) -> pd.DataFrame:
+    rows = [(demand, *judge(subject, *asked)) for demand, (judge, *asked) in demands.items()]
     return pd.DataFrame(rows, columns=["demand", "measured", "passed"])
 
 

@@ -10,8 +10,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from helpers.anatomy.receptive_field import main_path
+from helpers.devices import laid_out
 from helpers.figures.plots import ORANGE, empty_figure
-from helpers.networks import laid_out
 from tracing.layers import Layer, layers
 
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import torch
 
+from helpers.devices import laid_out
 from helpers.images.data import ImageData
-from helpers.networks import laid_out
 
 
 def grad_cam(

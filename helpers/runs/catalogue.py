@@ -1,7 +1,7 @@
 """The runs of the series: which network is trained, with what augmentation, and how."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,11 @@ class Run:
     recipe: Recipe
     published: float | None = None
     find_rate: bool = False
+
+    @property
+    def record(self) -> dict:
+        """The recipe, and the name of the transform, as `metrics.json` keeps them."""
+        return asdict(self.recipe) | {"transform": getattr(self.transform, "__name__", "")}
 
 
 S7_RECIPE = Recipe(

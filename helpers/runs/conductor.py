@@ -1,7 +1,6 @@
 """How a run is conducted: from the first weights to the files that it leaves."""
 
 import contextlib
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from helpers.training.checkpoints import Checkpoint
 from helpers.training.initialisation import start_
 from helpers.training.loop import History, fit, set_seed
 from helpers.training.recipes import shortened
-from tracing.order import traits
+from tracing.order import traits, without_addresses
 
 GO_ON = "Run the same again, and it goes on after the last whole epoch or short run."
 
@@ -104,7 +103,7 @@ def _conducted(
     metrics = {
         "notebook": notebook, "net": run.net, "seed": settings.seed,
         **{name: getattr(recipe, name) for name in ("epochs", "batch_size", "optimizer", "max_lr")},
-        "recipe": asdict(recipe) | {"transform": getattr(run.transform, "__name__", "")},
+        "recipe": run.record,
         "augmentation": [[step.pop("__class_fullname__"), step] for step in steps],
         "channel_means": data.statistics[0].tolist(),
         **measured,
@@ -123,6 +122,7 @@ def _train(
     run: Run, data: ImageData, settings: Settings, seed: int, accelerator: devices.Accelerator
 ) -> tuple[nn.Module, History]:
     model, transform = initial(run, data, seed), run.transform(data.statistics[0])
+    results.described(model)  # so that a table that fails is said before training
     file = settings.checkpoints(data.key) / run.name / f"seed-{seed}.pt"
     checkpoint = Checkpoint(file, fingerprint(run, seed, model, data), settings.resume)
     options = {"seed": seed, "checkpoint": checkpoint, "workers": devices.workers()}
@@ -133,10 +133,9 @@ def fingerprint(run: Run, seed: int, model: nn.Module, data: ImageData) -> dict:
     """What makes a training what it is: a checkpoint of another is not continued."""
     arrays = data.train_images, data.train_labels, data.test_images, data.test_labels
     return {
-        "network": [*traits(model), *results.described(model).values()],
+        "network": traits(model),
         "run": run.name, "seed": seed,
-        # Without the addresses of functions, which no other process has.
-        "transform": re.sub(" at 0x[0-9a-f]+", "", str(run.transform(data.statistics[0]))),
+        "transform": without_addresses(str(run.transform(data.statistics[0]))),
         "recipe": asdict(run.recipe),
         "data": [data.title, *(digest(array.tobytes()) for array in arrays)],
         "processes": devices.processes().num_processes,

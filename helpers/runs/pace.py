@@ -8,7 +8,6 @@ from helpers import devices
 from helpers.files import write
 from helpers.images.data import ImageData
 from helpers.models import build
-from helpers.networks import laid_out, placed
 from helpers.runs.catalogue import RUNS, Run
 from helpers.settings import Profile, Settings
 
@@ -48,8 +47,8 @@ def seconds_per_test_image(run: Run, profile: Profile) -> float:
     all test images are looked at after every epoch, and twice more in the end.
     """
     accelerator = devices.accelerator()
-    model = placed(build(run.net), accelerator.device)
-    images = laid_out(torch.randn(STEP, 3, 32, 32, device=accelerator.device), model)
+    model = devices.placed(build(run.net), accelerator.device)
+    images = devices.laid_out(torch.randn(STEP, 3, 32, 32, device=accelerator.device), model)
     for _ in range(3):  # the first ones lay out memory
         started = time.perf_counter()
         with accelerator.autocast():

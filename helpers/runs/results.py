@@ -19,10 +19,9 @@ from helpers import devices
 from helpers.anatomy import receptive_field, requirements, summary
 from helpers.anatomy.receptive_field import shown
 from helpers.evaluation import class_accuracy, predict, test_accuracy
-from helpers.files import digest, reading, write
+from helpers.files import digest, line, reading, write
 from helpers.images.data import ImageData
 from helpers.models import MODELS, build
-from helpers.networks import line, placed
 from helpers.settings import one_of
 from helpers.training.loop import History, epoch_line
 from tracing.layers import layers
@@ -147,7 +146,7 @@ def with_weights(net: str, weights: bytes, device: torch.device) -> nn.Module:
     """
     model = build(net)
     model.load_state_dict(safetensors.load(weights))
-    return placed(model, device).eval()
+    return devices.placed(model, device).eval()
 
 
 def save(result: Result) -> None:

@@ -52,12 +52,12 @@ def with_found_rate(
 ) -> tuple[Run, pd.DataFrame, pd.DataFrame]:
     """The run with the rate that a search finds as its `max_lr`; the range test; the short runs.
 
-    Where few images make the batches smaller, the rate is translated back to the run's own. The
-    tables have a row a rate: learning_rate, loss. A tenth of the rate at which the test's loss
-    was lowest is tried first. A short run takes four epochs, or as many as the run if it has fewer,
-    of a fifth of the images, in the run's own batches; its loss is that on images held out. Where
-    training diverges, it is infinite. A search goes on where it was interrupted, and is kept in the
-    run's folder; with `settings.reuse`, the kept one is taken, whatever its seed was.
+    Few images make the batches smaller: the tables, with a row a rate (learning_rate, loss), are of
+    these batches, and the rate that is found is translated back to the run's own. A tenth of the
+    rate at which the test's loss was lowest is tried first. A short run takes four epochs, or as
+    many as the run if it has fewer, of a fifth of the images; its loss is that on images held out.
+    Where training diverges, it is infinite. A search goes on where it was interrupted, and is kept
+    in the run's folder; with `settings.reuse`, the kept one is taken, whatever its seed was.
 
     Raises FloatingPointError where all short runs diverge; FileNotFoundError where there is nothing
     to reuse, ValueError where it is damaged; else what `train` raises.

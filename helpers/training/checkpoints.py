@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from helpers.files import digest, writing
-from helpers.networks import line
 
 
 class Checkpoint:
@@ -29,22 +28,23 @@ class Checkpoint:
         Raises OSError where a file is there but the disk does not give it: nothing is set aside.
         """
         there, whole = [file for file in self.files if file.exists()], []
+        if there and not self.resume:
+            return self._set_aside("RESUME=0: a fresh start")
         for file in there:
             try:
                 whole.append(read(file))
             except OSError as error:  # a disk that does not answer is no damage
-                why = f"{error.strerror or error}; nothing is lost, run the same again"
+                hint = "nothing is lost, run the same again, or afresh with RESUME=0"
+                why = f"{error.strerror or error}; {hint}"
                 raise OSError(f"{file} cannot be read: {why}") from error
-            except Exception as error:  # a damaged file fails in many ways, all to one end
-                print(f"{file} is damaged and not used: {line(error)}")
+            except ValueError as error:
+                print(f"{file} is damaged and not used: {error}")
         if not whole:
             return self._set_aside("no whole checkpoint is left") if there else None
         newest = max(whole, key=lambda content: content["saved"])
         theirs, ours = newest["fingerprint"], self.fingerprint
         if other := [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]:
             return self._set_aside(f"it is of another {', another '.join(other)}")
-        if not self.resume:
-            return self._set_aside("RESUME=0: a fresh start")
         self.saved = newest["saved"]
         return newest["state"]
 

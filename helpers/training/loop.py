@@ -15,7 +15,6 @@ from helpers import devices
 from helpers.evaluation import check_test_set, predict
 from helpers.images.batches import BatchSampler, train_loader
 from helpers.images.data import ImageData
-from helpers.networks import laid_out, placed
 from helpers.training.checkpoints import Checkpoint
 from helpers.training.recipes import Recipe, make_optimizer, make_schedule
 
@@ -75,7 +74,7 @@ def fit(
     rank, processes = accelerator.process_index, accelerator.num_processes
     sampler = BatchSampler(len(data.train_labels), recipe.batch_size, seed, rank, processes)
     loader = train_loader(data, transform, sampler, workers)
-    network = placed(model, accelerator.device)
+    network = devices.placed(model, accelerator.device)
     criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     optimizer = make_optimizer(network, recipe)
     schedule = make_schedule(optimizer, recipe, len(loader))
@@ -109,7 +108,7 @@ def fit(
         for images, labels in batches:
             # From memory that is not pinned, a copy must be waited for, on a Mac above all.
             images = images.to(accelerator.device, non_blocking=images.is_pinned())
-            images = laid_out(data.normalise(images), network)
+            images = devices.laid_out(data.normalise(images), network)
             labels = labels.to(accelerator.device, non_blocking=labels.is_pinned())
             logits = model(images)
             loss = criterion(logits, labels)

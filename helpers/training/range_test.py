@@ -12,7 +12,6 @@ import torch
 from helpers import devices
 from helpers.images.batches import BatchSampler, train_loader
 from helpers.images.data import ImageData
-from helpers.networks import laid_out, placed
 from helpers.training.recipes import Recipe, make_optimizer
 
 
@@ -26,9 +25,9 @@ def range_test(
     no more than the recipe's own: network and random state are left as they were.
     """
     accelerator = devices.accelerator()
-    device, network = accelerator.device, placed(copy.deepcopy(model), accelerator.device)
+    device, network = accelerator.device, devices.placed(copy.deepcopy(model), accelerator.device)
     network = accelerator.prepare_model(network, evaluation_mode=True)  # without DDP
-    network.register_forward_pre_hook(lambda _, x: laid_out(data.normalise(*x), network))
+    network.register_forward_pre_hook(lambda _, x: devices.laid_out(data.normalise(*x), network))
     optimizer = make_optimizer(network, recipe)
     loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     autocast = {"device_type": device.type, "enabled": False}  # the network has its own
