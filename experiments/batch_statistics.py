@@ -2,9 +2,10 @@
 
     python experiments/batch_statistics.py CHECKPOINT...
 
-tests the network of each checkpoint, files copied from `checkpoints/` while a run went on, as it is
-and with the means and variances of batch normalisation measured again on training images. The rows
-go to results/<notebook>/batch_statistics.csv; what is there already is not measured again.
+tests the network of each checkpoint, files copied from `checkpoints/` while a run went on, with the
+means and variances of batch normalisation measured again on training images. The rows go to
+results/<notebook>/batch_statistics.csv, beside what the run's own test said; what is there already
+is not measured again.
 """
 
 import sys
@@ -19,10 +20,10 @@ from torch.optim.swa_utils import update_bn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.tables import fill
+from helpers.devices import laid_out, placed
 from helpers.evaluation import predict, test_accuracy
 from helpers.images import data
 from helpers.images.batches import BatchSampler, train_loader
-from helpers.networks import laid_out, placed
 from helpers.runs.catalogue import RUNS, Run
 from helpers.runs.conductor import initial
 from helpers.settings import ROOT, cifar10_root
@@ -47,18 +48,16 @@ def measured_again(model: nn.Module, run: Run, images: data.ImageData) -> None:
 def tested(run: Run, images: data.ImageData, state: dict) -> dict[str, float]:
     """The accuracies of a checkpoint's network in %, before and after measuring again."""
     model = placed(initial(run, images, 0), torch.device("cpu"))  # with the recipe's dropout
-    last = state["history"]["rows"][-1]
     model.load_state_dict(state["model"])
-
-    def accuracy() -> float:
-        logits = predict(model, images, images.test_images).numpy()
-        return round(test_accuracy(logits, images), 2)
-
-    row = {"epoch": last["epoch"], "learning rate": last["learning_rate"]}
-    row["test accuracy (%), as remembered"] = accuracy()
     measured_again(model, run, images)
-    row["test accuracy (%), measured again"] = accuracy()
-    return row
+    logits = predict(model, images, images.test_images).numpy()
+    last = state["history"]["rows"][-1]
+    return {
+        "epoch": last["epoch"],
+        "learning rate": last["learning_rate"],
+        "test accuracy (%), as remembered": round(last["test_accuracy"], 2),
+        "test accuracy (%), measured again": round(test_accuracy(logits, images), 2),
+    }
 
 
 def main(*files: str) -> None:

@@ -287,17 +287,20 @@ def test_what_s10_says_of_its_sweep_is_in_the_table(tmp_path):
 
 
 def test_what_s9_says_of_its_jagged_curve_is_in_the_table():
-    assert "Measured again, the accuracy rises from epoch to epoch" in prose("S9")
+    said = " ".join(prose("S9").split())
+    assert "Measured again, the accuracy rises from each point to the next" in said
+    assert "less than a point is missing three epochs before the end, less than a tenth" in said
     batches = batch_statistics.IMAGES / RUNS["S9/compact"].recipe.batch_size
     assert batches == 40
-    assert "measured again on forty batches" in " ".join(prose("S9").split())
+    assert "measured again on forty batches" in said
     table = pd.read_csv(ROOT / "results" / "S9" / "batch_statistics.csv")
     assert table["name"].str.startswith("S9/compact, epoch ").all()
     assert table["seed"].nunique() == 2
     for _, of_seed in table.sort_values("epoch").groupby("seed"):
         remembered, again = (of_seed[f"test accuracy (%), {way}"] for way in (
             "as remembered", "measured again"))  # fmt: skip
-        assert len(again) >= 4
+        assert list(of_seed["epoch"])[-2:] == [32, 35]
+        assert ((again - remembered).iloc[-2:] < [1, 0.1]).all()
         assert again.is_monotonic_increasing
         assert not remembered.is_monotonic_increasing
         assert (again > remembered).all()
@@ -388,14 +391,14 @@ def test_compact_gains_less_than_its_multiply_adds_promise_as_s9_says():
         "in float32 it is the faster",
     ):
         assert said in prose("S9")
-    for file in (ROOT / "results" / "benchmark").glob("*.json"):
-        measured = json.loads(file.read_text())
-        if "cpu" in measured["device"].lower() or "threads" in measured["device"]:
-            compact, s9 = (measured["networks"][name] for name in ("compact", "s9"))
-            promised = s9["mult_adds"] / compact["mult_adds"]
-            gain = compact["ours"]["images_per_second"] / s9["ours"]["images_per_second"]
-            assert promised > 2
-            assert gain < 1 if measured["precision"] == "bf16" else 1 < gain < promised
+    for precision in ("bf16-avx512", "float32-avx2"):
+        file = ROOT / "results" / "benchmark" / f"amd-epyc-2-threads-{precision}.json"
+        networks = json.loads(file.read_text())["networks"]
+        compact, s9 = (networks[name] for name in ("compact", "s9"))
+        promised = s9["mult_adds"] / compact["mult_adds"]
+        gain = compact["ours"]["images_per_second"] / s9["ours"]["images_per_second"]
+        assert promised > 2
+        assert gain < 1 if precision == "bf16-avx512" else 1 < gain < promised
 
 
 def test_exercises_on_resnet18s_mistakes_find_its_own():
@@ -412,14 +415,13 @@ def test_what_s7_says_of_muon_and_of_time_is_in_the_tables():
     assert [f"{share:.1f}" for share in alike] == ["79.7", "79.7"]
     assert "79.7 % of the images held out with it and without it" in said
     assert "1.7 times in bfloat16, 3.5 times in float32" in said
-    for file in (ROOT / "results" / "benchmark").glob("*.json"):
-        measured = json.loads(file.read_text())
-        s7, dropout = (measured["networks"][name] for name in ("s7", "s7_dropout"))
+    for name, said_of in (("bf16-avx512", 1.7), ("float32-avx2", 3.5)):
+        file = ROOT / "results" / "benchmark" / f"amd-epyc-2-threads-{name}.json"
+        networks = json.loads(file.read_text())["networks"]
+        s7, dropout = (networks[name] for name in ("s7", "s7_dropout"))
         assert s7["mult_adds"] / dropout["mult_adds"] == pytest.approx(5, abs=0.3)
-        if "threads" in measured["device"]:
-            gain = dropout["ours"]["images_per_second"] / s7["ours"]["images_per_second"]
-            said_of = {"bf16": 1.7, "float32": 3.5}[measured["precision"]]
-            assert gain == pytest.approx(said_of, abs=0.05)
+        gain = dropout["ours"]["images_per_second"] / s7["ours"]["images_per_second"]
+        assert gain == pytest.approx(said_of, abs=0.05)
 
 
 def test_what_s9_says_of_muon_is_in_the_table():
