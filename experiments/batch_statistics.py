@@ -4,8 +4,8 @@
 
 tests the network of each checkpoint, files copied from `checkpoints/` while a run went on, with the
 means and variances of batch normalisation measured again on training images. The rows go to
-results/<notebook>/batch_statistics.csv, beside what the run's own test said; what is there already
-is not measured again.
+results/<notebook>/batch_statistics.csv, beside what the run's own test said, which should be in
+float32, too; what is there already is not measured again.
 """
 
 import sys

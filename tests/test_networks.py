@@ -81,6 +81,31 @@ class Parts(nn.Module):
         return self.conv(values[1]["image"])
 
 
+class Scales(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale, self.fc = nn.Parameter(torch.ones(3)), nn.Linear(3072, 10)
+
+    def forward(self, x):
+        return self.fc((self.scale[:, None, None] * x).flatten(1))
+
+
+class Ghosts(nn.Module):
+    """Two images are too few for it in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.BatchNorm2d(8, affine=False)
+
+    def forward(self, x):
+        if self.training:
+            x.register_hook(torch.nan_to_num)
+            parts = x.reshape(-1, 4, *x.shape[1:])
+            assert len(parts)
+            return torch.cat([self.mean(part) for part in parts])
+        return self.mean(x)
+
+
 STYLES = {
     "view of whole maps": lambda: Forward(
         flattened, conv=nn.Conv2d(3, 4, 3, stride=4), fc=nn.Linear(4 * 8 * 8, 10)
@@ -104,6 +129,9 @@ STYLES = {
     "lists and dicts between modules": lambda: Forward(
         listed, parts=Parts(), last=nn.Conv2d(8, 10, 1)
     ),
+    "spectral_norm": lambda: pooled(parametrizations.spectral_norm(nn.Conv2d(3, 8, 3))),
+    "a parameter seen in another shape": Scales,
+    "batch normalisation of parts of a batch": lambda: pooled(nn.Conv2d(3, 8, 3), Ghosts()),
     "same padding": lambda: pooled(nn.Conv2d(3, 8, (7, 1), padding="same")),
     "not to be understood": lambda: Forward(warped, conv=nn.Conv2d(3, 10, 3)),
 }

@@ -1,6 +1,6 @@
 """What a network executes, in this order: its modules, and PyTorch's functions."""
 
-import copy
+import contextlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,8 @@ def executed(model: nn.Module) -> list[nn.Module]:
     return list(order)
 
 
-# They tell something of a tensor and change none; PyTorch's own modules ask now one, now another.
+# Unless they give a tensor, as x.mT does, they change nothing; PyTorch's own modules ask now one,
+# now another.
 QUESTIONS = {"__get__", "dim", "size", "numel", "__len__"}
 
 
@@ -41,35 +42,48 @@ class Calls(TorchFunctionMode):
         super().__init__()
         self.functions: list[str] = []
         self.weights: list[Tensor] = []
+        self.made: list[Any] = []
 
     def __torch_function__(self, func: Callable, types, args=(), kwargs=None):
         """Note a function, and call it."""
         given = args, kwargs or {}
         self.weights += [value for value in tree_leaves(given) if _is_weight(value)]
-        if func.__name__ not in QUESTIONS:
-            plain = tree_map(_plain, given)
-            self.functions.append(without_addresses(f"{func.__name__}{plain}"))
-        return func(*args, **given[1])
+        noted = without_addresses(f"{func.__name__}{tree_map(_plain, given)}")
+        made = func(*args, **given[1])
+        self.made += tree_leaves(made)
+        if func.__name__ not in QUESTIONS or isinstance(made, Tensor):
+            self.functions.append(noted)
+        return made
 
     def strays(self, model: nn.Module) -> list[Tensor]:
         """The weights among the arguments that the network does not know to be its own."""
-        known = {id(parameter) for parameter in model.parameters()}
+        # A view of a parameter wants gradients as well.
+        known = {id(tensor) for tensor in (*model.parameters(), *self.made)}
         return [weight for weight in self.weights if id(weight) not in known]
 
 
-def traits(model: nn.Module) -> list[str]:
-    """What tells a network from another: its weights' shapes, and all that it calls of PyTorch.
+def traits(make: Callable[[], nn.Module]) -> list[str]:
+    """What tells a network from another: its weights, buffers, and calls of PyTorch.
 
-    So an edit is seen wherever it is, in a class, a function or a constant, and also what acts in
-    training only; comments and versions of PyTorch make no difference.
+    It is made anew, and looks at two images in evaluation and in training. So an edit is seen
+    wherever it is, in a class, a function or a constant, and comments make no difference. What is
+    not seen: how random weights are drawn, and a probability that Python alone deals with.
     """
-    twin = copy.deepcopy(model)  # whose running averages may change
-    shapes = [f"{name} {_plain(values)}" for name, values in twin.state_dict().items()]
-    with at_rest(twin), Calls() as calls:
-        for training in (False, True):
-            twin.train(training)
-            twin(_images(twin))
-    return shapes + calls.functions
+    model, calls = make().eval(), Calls()
+    with torch.no_grad(), calls:
+        model(_images(model))  # which fills lazy layers in
+    found = [
+        f"{name} {tuple(b.shape)} {b.double().norm():.3g}" for name, b in model.named_buffers()
+    ]
+    for name, weights in model.named_parameters():
+        first = weights.detach().flatten()[:1]
+        # Random numbers may be others in another version of PyTorch.
+        start = first.tolist() if (weights == first).all() else "random"
+        found.append(f"{name} {tuple(weights.shape)} {weights.requires_grad} {start}")
+    model.train()
+    with contextlib.suppress(Exception), calls:  # for some networks, two images are too few
+        model(_images(model))
+    return found + calls.functions
 
 
 def without_addresses(text: str) -> str:

@@ -1,7 +1,7 @@
 """What the assignments demand, as tables to be read; `requirements` judges them.
 
 For each notebook: the demands on the network, and those on the run, each with its judge and what
-that is told of the demand.
+this demand asks of it.
 """
 
 from helpers.anatomy import judges as j

@@ -88,7 +88,7 @@ def _named(found: list[str]) -> str:
 def stages(net: Network, ends: Callable[[Layer], bool]) -> list[list[Layer] | Layer]:
     """The main path's blocks of convolutions over 1x1, and what ends them.
 
-    A convolution that does, with none between it and the next that does, is a block itself.
+    A convolution that ends one, with none between it and the next that ends one, is a block itself.
     """
     path, parts = [x for x in main_path(net.layers) if ends(x) or wide(x)], []
     for x, following in itertools.zip_longest(path, path[1:]):
@@ -105,8 +105,8 @@ def stages(net: Network, ends: Callable[[Layer], bool]) -> list[list[Layer] | La
 def blocks(net: Network, also: Callable[[Layer], bool] | None = None) -> Verdict:
     """C1-C2-C3-C4-O: at least four blocks of convolutions over 1x1, and what stands between them.
 
-    What shrinks the maps ends a block. Where that makes fewer than four, a layer of which `also` is
-    true, a 1x1 convolution, does so too, and the text says that this reading was taken.
+    What shrinks the maps ends a block. Where that makes fewer than four, a 1x1 convolution, which
+    `also` picks out, does so, too, and the text says that this reading was taken.
     """
     found, reading = stages(net, shrinks), ""
     more = stages(net, lambda x: shrinks(x) or also(x)) if also else []

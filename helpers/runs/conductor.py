@@ -11,7 +11,7 @@ from helpers import devices
 from helpers.anatomy.demands import DEMANDS
 from helpers.files import alone, digest
 from helpers.images.data import ImageData
-from helpers.models import build
+from helpers.models import MODELS, build
 from helpers.runs import results
 from helpers.runs.catalogue import Run
 from helpers.settings import ROOT, Settings, one_of
@@ -124,16 +124,17 @@ def _train(
     model, transform = initial(run, data, seed), run.transform(data.statistics[0])
     results.described(model)  # so that a table that fails is said before training
     file = settings.checkpoints(data.key) / run.name / f"seed-{seed}.pt"
-    checkpoint = Checkpoint(file, fingerprint(run, seed, model, data), settings.resume)
+    checkpoint = Checkpoint(file, fingerprint(run, seed, data), settings.resume)
     options = {"seed": seed, "checkpoint": checkpoint, "workers": devices.workers()}
     return model, fit(model, data, transform, run.recipe, accelerator=accelerator, **options)
 
 
-def fingerprint(run: Run, seed: int, model: nn.Module, data: ImageData) -> dict:
+def fingerprint(run: Run, seed: int, data: ImageData) -> dict:
     """What makes a training what it is: a checkpoint of another is not continued."""
+    set_seed(seed)
     arrays = data.train_images, data.train_labels, data.test_images, data.test_labels
     return {
-        "network": traits(model),
+        "network": traits(MODELS[run.net]),
         "run": run.name, "seed": seed,
         "transform": without_addresses(str(run.transform(data.statistics[0]))),
         "recipe": asdict(run.recipe),

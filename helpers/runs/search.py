@@ -85,7 +85,7 @@ def _search(run: Run, data: ImageData, settings: Settings) -> dict:
     seed, here, size = settings.seed, devices.processes(), len(data.train_labels)
     model = initial(run, data, seed)
     file = settings.checkpoints(data.key) / run.name / f"rate-{seed}.pt"
-    checkpoint = Checkpoint(file, fingerprint(run, seed, model, data), settings.resume)
+    checkpoint = Checkpoint(file, fingerprint(run, seed, data), settings.resume)
     state = [checkpoint.load() if here.is_main_process else None]
     if here.is_main_process and state == [None]:
         test = range_test(model, data, run.transform(data.statistics[0]), run.recipe, seed)
