@@ -345,7 +345,7 @@ def test_data_that_was_corrected_is_other_data(part, digits):
     values.flat[[0, -1]] = values.flat[[-1, 0]]  # the same mean, the same number
     values.flat[0] += values.flat[0] == values.flat[-1]
     corrected = dataclasses.replace(digits, **{part: values})
-    before, after = (fingerprint(RUNS["S7/s7"], 0, part) for part in (digits, corrected))
+    before, after = (fingerprint(RUNS["S7/s7"], 0, data) for data in (digits, corrected))
     assert [name for name in before if before[name] != after[name]] == ["data"]
 
 

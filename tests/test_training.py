@@ -83,7 +83,7 @@ def test_learning_rates_as_applied_follow_the_recipe(digits):
 @hypothesis_settings(deadline=None, max_examples=30)
 @given(
     epochs=st.integers(2, 60),
-    batches=st.integers(8, 120),
+    batches=st.integers(8, 400),
     peak=st.floats(0.15, 0.6),
     name=st.sampled_from(["SGD", "Muon", "AdamW"]),
 )

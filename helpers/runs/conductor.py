@@ -131,7 +131,7 @@ def _train(
 
 def fingerprint(run: Run, seed: int, data: ImageData) -> dict:
     """What makes a training what it is: a checkpoint of another is not continued."""
-    set_seed(seed)
+    set_seed(seed)  # for networks that leave something to chance
     arrays = data.train_images, data.train_labels, data.test_images, data.test_labels
     return {
         "network": traits(MODELS[run.net]),
