@@ -377,12 +377,8 @@ def test_what_s10_says_of_its_rates_holds_for_what_is_kept():
     _, adamw, high, low = (float(number) for number in text[-1].split())
     assert high < low - 20
     assert low < adamw - 10
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    older = trained != pytest.approx(rate)
-    assert ("trained at .002, the search finds .0023" in readme) is older
-    assert not older or round(rate, 4) == 0.0023
-    assert ("It was trained with a maximum of .002" in said) is older
-    assert not older or trained == 0.002
+    assert trained == pytest.approx(rate)
+    assert f"{rate:.4f} x .25 = {rate / 4:.4f}".replace("0.", ".") in said
 
 
 def test_compact_gains_less_than_its_multiply_adds_promise_as_s9_says():
