@@ -357,7 +357,7 @@ def test_the_maps_of_the_last_layer_add_up_to_the_logit_and_no_others():
 
 def test_what_s10_says_of_its_rates_holds_for_what_is_kept():
     folder, said = ROOT / "results" / "S10" / "s10", " ".join(prose("S10").split())
-    trained = json.loads((folder / "metrics.json").read_text())["max_lr"]
+    kept = json.loads((folder / "metrics.json").read_text())
     found = json.loads((folder / "rate_search.json").read_text())
     losses, test = dict(found["short_runs"]), pd.DataFrame(found["range_test"])
     rate, best = search.best_rate(losses), min(losses, key=losses.get)
@@ -377,8 +377,9 @@ def test_what_s10_says_of_its_rates_holds_for_what_is_kept():
     _, adamw, high, low = (float(number) for number in text[-1].split())
     assert high < low - 20
     assert low < adamw - 10
+    trained, decay = kept["max_lr"], kept["recipe"]["weight_decay"]
     assert trained == pytest.approx(rate)
-    assert f"{rate:.4f} x .25 = {rate / 4:.4f}".replace("0.", ".") in said
+    assert f"{trained:.4f} x {decay} = {trained * decay:.4f}".replace("0.", ".") in said
 
 
 def test_compact_gains_less_than_its_multiply_adds_promise_as_s9_says():
@@ -430,15 +431,19 @@ def test_what_s9_says_of_muon_and_of_batches_is_in_the_table():
     def lead(change: str, over: str) -> str:
         return f"{mean[change] - mean[over]:.1f}"
 
-    of = {net: f"{net}, 10,000 images, 5 epochs" for net in ("s9", "compact")}
-    by_muon = [lead(f"{it}: optimizer Muon", f"{it}: optimizer SGD") for it in of.values()]
-    by_batches = [lead(f"{it}: batch_size 64", f"{it}: optimizer SGD") for it in of.values()]
+    both = [f"{network}, 10,000 images, 5 epochs:" for network in ("s9", "compact")]
+    by_muon = [lead(f"{runs} optimizer Muon", f"{runs} optimizer SGD") for runs in both]
+    by_batches = [lead(f"{runs} batch_size 64", f"{runs} optimizer SGD") for runs in both]
     longer = "compact, 45,000 images, 10 epochs: optimizer"
-    by_far = lead(f"{longer} Muon, max_lr 0.1", f"{longer} SGD")
+    in_longer = lead(f"{longer} Muon, max_lr 0.1", f"{longer} SGD")
     said = " ".join(prose("S9").split())
     assert "by {} points for `s9` and by {} for `compact`".format(*by_muon) in said
     assert "of 128 by {} and {}".format(*by_batches) in said
-    assert f"Muon, at a rate of .1, led by {by_far} points" in said
+    assert f"Muon, at a rate of .1, led by {in_longer} points" in said
+    assert "both networks keep SGD and batches of 128" in said
+    for name in ("s9", "compact"):
+        kept = json.loads((ROOT / "results" / "S9" / name / "metrics.json").read_text())
+        assert (kept["optimizer"], kept["batch_size"]) == ("SGD", 128)
     reached = tried[tried["seed"] == 0].set_index("name")
     [cell] = [cell for cell in read("solutions/S9").cells if cell.id == "s9-solutions-06"]
     again = float(cell.outputs[-1]["data"]["text/plain"].split()[-2])  # compact, after epoch 5
