@@ -43,9 +43,10 @@ def test_accuracy(logits: np.ndarray, data: ImageData) -> float:
 
 
 def class_accuracy(logits: np.ndarray, data: ImageData) -> dict[str, float]:
-    """The share of each class's test images that are recognised, in %."""
+    """The share of each class's test images that are recognised, in %; of classes that have any."""
     right = logits.argmax(axis=1) == data.test_labels
-    return {c: float(100 * right[data.test_labels == i].mean()) for i, c in enumerate(data.classes)}
+    found = {c: right[data.test_labels == i] for i, c in enumerate(data.classes)}
+    return {c: float(100 * of_class.mean()) for c, of_class in found.items() if len(of_class)}
 
 
 def confidence(logits: np.ndarray) -> np.ndarray:

@@ -69,6 +69,7 @@ def growth(
             axis.add_patch(Rectangle(corner, width, height, fill=False, color=ORANGE, lw=2))
             axis.set(xlim=ends, ylim=ends[::-1])
         above.set_title(f"{module}: {height:.0f}x{width:.0f}", fontsize=10)
-    axes[0, 0].set_ylabel("nominal field (pixels)")
-    axes[1, 0].set_ylabel("effective field (pixels)")
+        below.set_xlabel("column (pixels)")
+    axes[0, 0].set_ylabel("nominal field\nrow (pixels)")
+    axes[1, 0].set_ylabel("effective field\nrow (pixels)")
     return figure
