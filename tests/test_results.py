@@ -77,6 +77,14 @@ def test_the_accuracy_is_that_of_the_weights_on_disk_in_float32(result, digits):
     assert by_class["3"] == pytest.approx(100 * right[digits.test_labels == 3].mean())
 
 
+def test_a_class_without_test_images_has_no_accuracy(digits):
+    few = dataclasses.replace(
+        digits, test_images=digits.test_images[:3], test_labels=np.array([4, 7, 4])
+    )
+    logits = np.eye(10)[[4, 7, 5]]
+    assert evaluation.class_accuracy(logits, few) == {"4": 50, "7": 100}
+
+
 def test_convolutions_are_kept_in_half_precision_and_the_rest_in_full(result):
     weights = load_file(result.folder / "model.safetensors")
     modules = dict(build("s7_dropout").named_modules())
