@@ -166,8 +166,8 @@ def test_seeds_that_were_trained_elsewhere_say_where():
     page = (ROOT / "results" / "S7" / "README.md").read_text()
     [rows] = [rows for rows in table_rows(page) if rows[0][0] == "s7_dropout, seed"]
     kept = KEPT["S7/s7_dropout"]
-    further = [of_seed["trained_on"][0]["device"] for of_seed in kept["seeds"][1:]]
-    assert [row[-1] for row in rows[2:]] == [kept["device"], *further]
+    places = [kept, *(of_seed["trained_on"][0] for of_seed in kept["seeds"][1:])]
+    assert [row[-1] for row in rows[2:]] == [f"{at['device']}, {at['precision']}" for at in places]
 
 
 class Mine(nn.Sequential):

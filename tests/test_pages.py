@@ -357,6 +357,14 @@ def test_what_is_said_of_the_test_of_grad_cam_is_in_its_table():
     shown_in = "{5:.2f} and {0:.2f}, with standard errors of {1:.2f}."
     for said_of in (shown_in, "by {9:.2f} of {8:.2f} on average, that of a mistake by {4} of {3}"):
         assert said_of.format(*solved_table).replace("0.", ".") in solved
+    both = (solved_table[1] ** 2 + solved_table[6] ** 2) ** 0.5
+    assert 2 < (solved_table[0] - solved_table[5]) / both < 3
+    assert "The difference is less than three of its own standard errors" in solved
+    [cell] = [c for c in read("solutions/ResNet18_GradCAM").cells if c.id.endswith("-08")]
+    reached = re.findall(r"seed \d: ([\d.]+) %", "".join(o.get("text", "") for o in cell.outputs))
+    plain, flipped, again = map(float, reached)
+    behind = f"ends {plain - flipped:.1f} points lower; with another seed and no flip, "
+    assert (behind + f"{plain - again:.1f} points lower").replace(" 0.", " .") in solved
     assert "`layer2` and `layer4` are behind `layer3` by about two of their standard errors" in said
     [cell] = [c for c in read("ResNet18_GradCAM").cells if c.id == "resnet18-agreement-paired"]
     text = cell.outputs[-1]["data"]["text/plain"]
