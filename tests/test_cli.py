@@ -260,4 +260,4 @@ def test_hosts_that_found_different_data_end_in_one_line(called, monkeypatch):
     monkeypatch.setattr(utils, "gather_object", lambda here: [*here, "9 training images of mice"])
     done = called("train", "S7/s7_dropout", PROFILE="smoke", DATASET="digits")
     assert done.returncode == 2
-    assert "hosts differ: 32 training images of scikit-learn's digits" in done.stderr
+    assert "processes differ: 32 training images of scikit-learn's digits" in done.stderr

@@ -117,9 +117,10 @@ def test_batches_are_uint8_and_channels_last():
 
 def test_a_transform_that_gives_no_bytes_is_refused():
     data = images_like_cifar10()
-    normalised = A.Compose([A.Normalize()])
-    with pytest.raises(TypeError, match="gives float32, expected uint8: leave out Normalize"):
-        batches(data, normalised, seed=0, epoch=1)
+    for last, kind in ((A.Normalize(), "float32"), (A.pytorch.ToTensorV2(), "torch.uint8")):
+        remedy = f"gives {kind}, expected uint8: leave out Normalize and ToTensorV2"
+        with pytest.raises(TypeError, match=remedy):
+            batches(data, A.Compose([last]), seed=0, epoch=1)
 
 
 @hypothesis_settings(deadline=None)

@@ -6,6 +6,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -228,6 +229,18 @@ def test_rectangles():
         ((7, 1), (16, 32), (2, 1), (7, 1)),
         ((1, 3), (16, 10), (2, 3), (7, 3)),
     ]
+
+
+def test_strides_count_where_they_leave_a_single_place():
+    """As far as published: 435 pixels for ResNet18 as torchvision has it."""
+    found = layers(torchvision.models.resnet18(num_classes=10))
+    assert [x.jump for x in found if x.name == "conv20"] == [(32, 32)]
+    assert receptive_field(found)[0] == (435, 435)
+    halvings = [nn.Conv2d(3, 3, 3, stride=2, padding=1) for _ in range(5)]
+    narrow = nn.Sequential(*halvings, nn.Conv2d(3, 3, 3, padding=1), nn.AdaptiveAvgPool2d(1))
+    assert receptive_field(layers(narrow)) == ((127, 127), (127, 127))
+    halvings[-1] = nn.MaxPool2d(2)  # which is global: the maps have two places a side
+    assert layers(nn.Sequential(*halvings))[-1].jump == (16, 16)
 
 
 def test_a_gate_is_no_global_pooling_and_does_not_widen_the_field():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 
+import albumentations as A
 import pytest
 import torch
 from torch import nn
@@ -306,13 +307,37 @@ def test_a_file_imports_from_beside_it_and_nobody_elses(tmp_path):
     assert str(tmp_path / "ann") not in sys.path
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "torch.set_default_dtype(torch.float64)",
+        "torch.set_default_device('meta')",
+        "torch.set_grad_enabled(False)",
+        "import os; os.chdir('/')",
+        "import sys; sys.path.insert(0, '/elsewhere')",
+    ],
+)
+def test_a_file_changes_nothing_for_those_after_it(change, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blocks.py").write_text("WIDTH = 8")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "heads.py").write_text("BIAS = True")
+    (tmp_path / "net.py").write_text(STUDENT)
+    (tmp_path / "rude.py").write_text(f"import torch\n{change}\nNet = None")
+    with pytest.raises(ValueError, match=r"rude.py:Net cannot be built"):
+        named("rude.py:Net")
+    assert torch.is_grad_enabled()
+    assert "/elsewhere" not in sys.path
+    assert {p.device.type for p in named("net.py:Net").parameters()} == {"cpu"}
+
+
 def test_what_cannot_be_recorded_is_refused_before_training(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.runs.conductor.fit", None)  # which nobody may come to
     settings, run = Settings(BRIEF, "digits", home=tmp_path), RUNS["S7/s7"]
     with pytest.raises(ValueError, match="notebook=Mine is unknown"):
         train(dataclasses.replace(run, name="Mine/wide"), digits, settings)
-    for transform in (None, lambda image: {"image": image}):
-        with pytest.raises(AttributeError, match="to_dict"):
+    for transform in (None, lambda image: {"image": image}, A.HorizontalFlip()):
+        with pytest.raises(TypeError, match=r"must be an albumentations.Compose\(\[...\]\), not "):
             train(dataclasses.replace(run, transform=lambda _, t=transform: t), digits, settings)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 
+import albumentations as A
 import pytest
 import torch
 from torch import nn
@@ -184,6 +185,36 @@ def test_an_s9_run_that_falls_short_fails_its_row(change, demand):
     assert any(demand in row for row in failed)
 
 
+def recorded(*steps):
+    steps = A.Compose([*steps]).to_dict()["transform"]["transforms"]
+    return [[step.pop("__class_fullname__"), step] for step in steps]
+
+
+SQUARE = {"num_holes_range": (1, 1), "fill": tuple(HOLE["fill"]), "p": 0.5}
+IN_PIXELS = A.CoarseDropout(hole_height_range=(16, 16), hole_width_range=(16, 16), **SQUARE)
+IN_SHARES = A.CoarseDropout(hole_height_range=(0.5, 0.5), hole_width_range=(0.5, 0.5), **SQUARE)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "steps", "passed"),
+    [
+        ("S9", (A.HorizontalFlip(), A.ShiftScaleRotate(), IN_PIXELS), True),
+        ("S9", (A.HorizontalFlip(), A.Affine(rotate=9), IN_SHARES), True),
+        ("S9", (A.HorizontalFlip(p=0), A.ShiftScaleRotate(), IN_PIXELS), False),
+        ("S9", (A.HorizontalFlip(), IN_PIXELS), False),
+        ("ResNet18_GradCAM", (A.PadIfNeeded(40, 40), A.RandomCrop(32, 32), IN_PIXELS), True),
+        ("ResNet18_GradCAM", (A.Pad(4), A.RandomCrop(32, 32), IN_PIXELS), True),
+        ("ResNet18_GradCAM", (A.Pad(1), A.RandomCrop(32, 32), IN_PIXELS), False),
+        ("ResNet18_GradCAM", (A.PadIfNeeded(36, 36), A.RandomCrop(32, 32), IN_PIXELS), False),
+    ],
+)
+def test_augmentation_is_judged_by_what_it_does_under_any_of_its_names(notebook, steps, passed):
+    metrics = GOOD | AUGMENTED | {"augmentation": recorded(*steps)}
+    rows = verdicts(requirements.of_run(notebook, metrics))
+    [judged] = [passed for row, passed in rows.items() if "16x16" in row]
+    assert judged is passed
+
+
 def test_what_s10_lacks_compact_has():
     table = requirements.of_network("S10", build("s10")).set_index("demand")
     assert set(table.index[~table["passed"]]) == {
@@ -231,7 +262,8 @@ def test_compact_has_the_transitions_that_are_asked_beside_resnet18():
 
 
 def test_resnet18_rows_follow_the_run():
-    cropped = [["Pad", {}], ["RandomCrop", {}], *AUGMENTED["augmentation"]]
+    cropped = [["Pad", {"padding": 4}], ["RandomCrop", {"height": 32, "width": 32}]]
+    cropped += AUGMENTED["augmentation"]
     good = GOOD | AUGMENTED | {"epochs": 20, "augmentation": cropped}
     assert requirements.of_run("ResNet18_GradCAM", good)["passed"].all()
     uncropped, large = AUGMENTED["augmentation"], {"params": 11_173_962}

@@ -24,7 +24,7 @@ from helpers.runs.conductor import fingerprint, train
 from helpers.settings import FULL, PROFILES, SMOKE, Settings
 from helpers.training.loop import fit
 from helpers.training.recipes import shortened
-from tracing.order import without_addresses
+from tracing.order import traits, without_addresses
 
 KEYS = {
     "notebook", "net", "params", "mult_adds", "receptive_field", "dataset", "test_images",
@@ -92,6 +92,20 @@ def test_convolutions_are_kept_in_half_precision_and_the_rest_in_full(result):
         module = modules[name.rpartition(".")[0]]
         floating = torch.half if isinstance(module, nn.Conv2d) else torch.float
         assert value.dtype == (torch.long if name.endswith("batches_tracked") else floating)
+
+
+class Normalised(nn.Conv2d):
+    """A convolution with its normalisation inside."""
+
+    def __init__(self):
+        super().__init__(3, 10, 3)
+        self.norm = nn.BatchNorm2d(10)
+
+
+def test_what_a_convolution_holds_besides_its_own_is_kept_in_full():
+    kept = results.safetensors.load(results.weight_bytes(nn.Sequential(Normalised())))
+    halved = {name for name, values in kept.items() if values.dtype == torch.half}
+    assert halved == {"0.weight", "0.bias"}
 
 
 def test_seeds_are_all_recorded_and_the_first_one_speaks(result):
@@ -329,6 +343,33 @@ def test_an_edited_network_is_another_wherever_the_edit_is(edit, child, digits, 
         monkeypatch.setattr(f"tests.test_results.{place}", value)
     after = fingerprint(RUNS["S7/s7"], 0, digits)
     assert [name for name in before if before[name] != after[name]] == ["network"]
+
+
+ROUTES = [
+    lambda net, x: (u := net.a(x)) + net.b(u),
+    lambda net, x: (u := net.a(x)) + net.a(u),
+    lambda net, x: (u := net.b(x)) + net.a(u),
+    lambda net, x: net.a(x) + net.b(x),
+    lambda net, x: x + net.b(net.a(x)),
+]
+
+
+class Routed(nn.Module):
+    def __init__(self, route, kernel):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(3, 10)
+        self.register_buffer("kernel", torch.tensor(kernel))
+        self.route = route
+
+    def forward(self, x):
+        return self.fc(self.kernel * self.route(self, x).mean((2, 3)))
+
+
+def test_networks_of_the_same_calls_and_shapes_are_told_by_what_goes_where():
+    made = [(route, [1.0, 0.0, 0.0]) for route in ROUTES] + [(ROUTES[0], [0.0, 0.0, 1.0])]
+    found = [[str(traits(partial(Routed, *each))) for each in made] for _ in range(2)]
+    assert found[0] == found[1]
+    assert len({*found[0]}) == len(made)
 
 
 def test_a_network_stays_the_same_in_another_version_of_pytorch(digits, monkeypatch):

@@ -86,6 +86,8 @@ def convolution(call: Call) -> Step:
         kind = "depthwise" if each else "conv"
     channels = over([1])
     after = call.views[0].mixed(lambda v, growth: slide(channels(v, growth), growth), call.output)
+    if not call.given["transposed"]:
+        after = after.strided(call.output.shape[2:], numbers[1])
     return Step([after], kind, *numbers)
 
 
@@ -96,6 +98,8 @@ def pooling(call: Call) -> Step:
     dilation = call.pair("dilation") if "dilation" in call.given else (1, 1)
     numbers = kernel, stride, edge, dilation
     after = call.views[0].mixed(sliding(call.output.shape[-2:], *numbers), call.output)
+    if any(n > k for n, k in zip(call.inputs[0].shape[-2:], kernel, strict=True)):  # not global
+        after = after.strided(call.output.shape[-2:], stride)
     return Step([after], "pool", *numbers)
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -35,25 +35,34 @@ QUESTIONS = {"__get__", "dim", "size", "numel", "__len__"}
 class Calls(TorchFunctionMode):
     """Notes what is called of PyTorch: `functions`, and the `weights` that they are given.
 
-    A function is noted as its name and its arguments, a tensor among these as its shape.
+    A function is noted as its name and its arguments, a tensor among these as its shape and where
+    it comes from: the number of the call that made it or, of the tensors `named`, its name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, named: Iterable[tuple[str, Tensor]] = ()) -> None:
         super().__init__()
         self.functions: list[str] = []
         self.weights: list[Tensor] = []
-        self.made: list[Any] = []
+        self.made: list[Any] = []  # and kept, so that no other tensor gets the identity of one
+        self.origins = {id(tensor): name for name, tensor in named}
 
     def __torch_function__(self, func: Callable, types, args=(), kwargs=None):
         """Note a function, and call it."""
         given = args, kwargs or {}
         self.weights += [value for value in tree_leaves(given) if _is_weight(value)]
-        noted = without_addresses(f"{func.__name__}{tree_map(_plain, given)}")
+        noted = without_addresses(f"{func.__name__}{tree_map(self._plain, given)}")
         made = func(*args, **given[1])
         self.made += tree_leaves(made)
         if func.__name__ not in QUESTIONS or isinstance(made, Tensor):
+            for place, value in enumerate(tree_leaves(made)):
+                self.origins[id(value)] = f"{len(self.functions)}.{place}"
             self.functions.append(noted)
         return made
+
+    def _plain(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return "lazy" if is_lazy(value) else (*value.shape, self.origins.get(id(value)))
 
     def strays(self, model: nn.Module) -> list[Tensor]:
         """The weights among the arguments that the network does not know to be its own."""
@@ -69,12 +78,15 @@ def traits(make: Callable[[], nn.Module]) -> list[str]:
     wherever it is, in a class, a function or a constant, and comments make no difference. What is
     not seen: how random weights are drawn, and a probability that Python alone deals with.
     """
-    model, calls = make().eval(), Calls()
+    model = make().eval()
+    calls = Calls([*model.named_parameters(), *model.named_buffers()])
     with torch.no_grad(), calls:
         model(_images(model))  # which fills lazy layers in
-    found = [
-        f"{name} {tuple(b.shape)} {b.double().norm():.3g}" for name, b in model.named_buffers()
-    ]
+    found = []
+    for name, numbers in model.named_buffers():
+        # In an order, but not to the last digit, in which machines differ.
+        in_order = numbers.double().flatten() * torch.linspace(1, 2, numbers.numel())
+        found.append(f"{name} {tuple(numbers.shape)} {in_order.norm():.3g}")
     for name, weights in model.named_parameters():
         first = weights.detach().flatten()[:1]
         # Random numbers may be others in another version of PyTorch.
@@ -93,12 +105,6 @@ def without_addresses(text: str) -> str:
 
 def _is_weight(value: Any) -> bool:
     return isinstance(value, nn.Parameter) or (isinstance(value, Tensor) and value.requires_grad)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return "lazy" if is_lazy(value) else tuple(value.shape)
-    return value
 
 
 def _images(model: nn.Module) -> Tensor:

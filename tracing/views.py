@@ -128,6 +128,14 @@ class View:
                 jumps[side] = Fraction(reach / places.shape[dim]).limit_denominator(8)
         return replace(self, jump=tuple(jumps))
 
+    def strided(self, sizes: Sequence[int], stride: Pair) -> "View":
+        """The same with its jump multiplied where a stride leaves maps of one place, no neighbours.
+
+        What comes after may pad these maps, and see further by that.
+        """
+        each = zip(self.jump, sizes, stride, strict=True)
+        return replace(self, jump=tuple(j * s if size == 1 else j for j, size, s in each))
+
 
 def gates(views: Sequence[View]) -> list[View]:
     """The views that are the same for all places along a side of the maps that others have."""

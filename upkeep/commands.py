@@ -57,9 +57,11 @@ def train(
     with processes.main_process_first(), processes.local_main_process_first():
         images = data.load(settings, validation)
         images = pace.affordable(images, settings, run.split("/")[0])
-    here = f"{len(images.train_labels):,} training images of {images.title}"
+    here = f"{len(images.train_labels):,} training images of {images.title} in "
+    here += devices.precision(processes.device).replace("no", "float32")
     if len(found := set(gather_object([here]))) > 1:
-        raise ValueError(f"hosts differ: {' and '.join(sorted(found))}; set DATASET and PROFILE")
+        remedy = "set DATASET and PROFILE, and take GPUs of one kind (CUDA_VISIBLE_DEVICES)"
+        raise ValueError(f"processes differ: {' and '.join(sorted(found))}; {remedy}")
     if chosen.find_rate and not settings.reuse:
         chosen = search.with_found_rate(chosen, images, settings)[0]
     batches = processes.num_processes if scale else 1

@@ -2,11 +2,13 @@
 
 import contextlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import torch
 from torch import nn
 
 from helpers.files import line
@@ -44,13 +46,21 @@ def _from_file(place: str) -> nn.Module:
 
 @contextlib.contextmanager
 def _imports_from(folder: Path) -> Iterator[None]:
-    """Import modules from a folder, and forget them: another folder's have the same names."""
-    before = set(sys.modules)
+    """Import modules from a folder, and forget them: another folder's have the same names.
+
+    What a file may have changed for all that come after it is as before, too.
+    """
+    before, path, here = set(sys.modules), sys.path[:], Path.cwd()
+    dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        sys.path[:] = path
+        os.chdir(here)
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(None)
+        torch.set_grad_enabled(gradients)
         for name in sys.modules.keys() - before:
             if _lies_in(folder, sys.modules[name]):
                 del sys.modules[name]

@@ -20,6 +20,11 @@ WITHOUT_POOLING = {
     "< 200,000 parameters": [j.params_below, 200_000],
 }
 FLIP = "Albumentations: flip, shift-scale-rotate, one 16x16 hole in the mean"
+FLIPPED_AND_SHIFTED = {"HorizontalFlip": {}}, {"ShiftScaleRotate": {}, "Affine": {}}
+CROPPED = (
+    {"Pad": {"padding": 4}, "PadIfNeeded": {"min_height": 40, "min_width": 40}},
+    {"RandomCrop": {"height": 32, "width": 32}},
+)
 
 DEMANDS = {
     "S7": (
@@ -41,7 +46,7 @@ DEMANDS = {
         },
         {
             "runs on the GPU": [j.on_gpu],
-            FLIP: [j.augmented, "HorizontalFlip", "Affine"],
+            FLIP: [j.augmented, *FLIPPED_AND_SHIFTED],
             "test accuracy >= 85 %": [j.accuracy, 85],
             "bonus: >= 87 % with < 100,000 parameters": [j.accuracy, 87, 100_000],
         },
@@ -54,7 +59,7 @@ DEMANDS = {
             "Adam": [j.given, "optimizer", "Adam", "AdamW"],
             "one-cycle, a step a batch": [j.a_step_a_batch],
             "its maximum at the end of epoch 5": [j.given, "peak_epoch", 5],
-            FLIP: [j.augmented, "HorizontalFlip", "Affine"],
+            FLIP: [j.augmented, *FLIPPED_AND_SHIFTED],
             "test accuracy >= 90 % (the other assignment: 85 %)": [j.accuracy, 90],
         },
     ),
@@ -68,7 +73,7 @@ DEMANDS = {
             "< 100,000 parameters": [j.params_below, 100_000],
         },
         {
-            "RandomCrop(32, padding=4), CutOut 16x16": [j.augmented, "Pad", "RandomCrop"],
+            "RandomCrop(32, padding=4), CutOut 16x16": [j.augmented, *CROPPED],
             "20 epochs, or up to 50 with < 100,000 parameters": [j.twenty_epochs],
             ">= 87 % with < 100,000 parameters": [j.accuracy, 87, 100_000],
         },

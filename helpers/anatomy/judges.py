@@ -162,7 +162,7 @@ def params_below(net: Network, limit: int) -> Verdict:
 
 def on_gpu(metrics: dict) -> Verdict:
     """Trained on a GPU."""
-    return metrics["device"], metrics["device_type"] == "cuda"
+    return metrics["device"], metrics["device_type"] != "cpu"
 
 
 def given(metrics: dict, name: str, *allowed: object) -> Verdict:
@@ -183,16 +183,22 @@ def a_step_a_batch(metrics: dict) -> Verdict:
     return text, metrics["steps"] == metrics["epochs"] * batches
 
 
-def augmented(metrics: dict, *asked: str) -> Verdict:
-    """Albumentations' transforms of these names, and one 16x16 hole in the data's mean."""
+def augmented(metrics: dict, *asked: dict[str, dict]) -> Verdict:
+    """Albumentations' transforms that were asked for, and one 16x16 hole in the data's mean.
+
+    Of each that is asked, one will do: name and options of those that do the same.
+    """
     steps, mean = metrics["augmentation"], np.multiply(metrics["channel_means"], 255)
     names, hole = [name for name, _ in steps], dict(steps).get("CoarseDropout", {})
     sizes = [*hole.get("hole_height_range", ()), *hole.get("hole_width_range", ())]
+    sizes = [32 * size if isinstance(size, float) else size for size in sizes]  # shares of a side
     one = names.count("CoarseDropout") == 1 and [*hole.get("num_holes_range", ())] == [1, 1]
     fill = np.array(hole.get("fill", [])).tolist()  # may be one number, or the name of a way
     filled = not isinstance(fill, str) and np.allclose(fill or 0, mean, atol=0.5)
     text = f"{', '.join(names)}; hole filled with {fill}"
-    return text, {*names} >= {*asked} and one and sizes == [16] * 4 and filled
+    used = [(name, options) for name, options in steps if options.get("p", 1) > 0]
+    done = (any(n in a and a[n].items() <= options.items() for n, options in used) for a in asked)
+    return text, all(done) and one and sizes == [16] * 4 and filled
 
 
 def accuracy(metrics: dict, percent: float, params: int | None = None) -> Verdict:

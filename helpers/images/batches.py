@@ -61,7 +61,7 @@ class AugmentedImages(Dataset):
                 changed = self.transform(image=image)["image"]
                 if changed.dtype != image.dtype:  # which would be cut to whole numbers
                     found = f"the transform gives {changed.dtype}, expected {image.dtype}"
-                    raise TypeError(f"{found}: leave out Normalize, the device does that")
+                    raise TypeError(f"{found}: leave out Normalize and ToTensorV2")
                 images[i] = changed
         return torch.from_numpy(images).permute(0, 3, 1, 2), self.labels[indices]
 

@@ -56,7 +56,8 @@ def undisturbed(folder: Path) -> Iterator[None]:
         if "DataLoader worker (pid" not in f"{error}":  # an error of the transform, for one
             raise
         problem = "a process that loads images was stopped or killed, or memory ran out"
-        raise ChildProcessError(f"{problem}. {GO_ON}") from error
+        windows = "On Windows, a transform of your own must come from a .py file."
+        raise ChildProcessError(f"{problem}. {GO_ON} {windows}") from error
 
 
 def train(
@@ -68,7 +69,7 @@ def train(
     the accuracies of all stand beside them. A step takes so many `batches` of the recipe at once,
     at a rate as much higher: one for each of several processes, say. The rate is the recipe's; to
     have one found, call `search.with_found_rate` before. Raises ValueError where the run's name
-    does not begin with a notebook's, AttributeError where its transform is no Compose of
+    does not begin with a notebook's, TypeError where its transform is no Compose of
     Albumentations, FileNotFoundError where there is nothing to reuse, ValueError where that is
     damaged or of other data, BlockingIOError where another process is training the same run,
     ChildProcessError where one that loads images is lost.
@@ -88,8 +89,10 @@ def _conducted(
     recipe = recipe.with_batch_size(recipe.batch_size * batches)
     run, folder = replace(run, recipe=recipe), settings.results(data.key) / run.name
     notebook = one_of("notebook", run.name.partition("/")[0], DEMANDS)
-    # Before it is trained, as what is no Compose of Albumentations fails here.
-    steps = run.transform(data.statistics[0]).to_dict()["transform"]["transforms"]
+    transform = run.transform(data.statistics[0])
+    if not hasattr(transform, "transforms"):
+        raise TypeError(f"a transform must be an albumentations.Compose([...]), not {transform}")
+    steps = transform.to_dict()["transform"]["transforms"]
     accuracies = []
     for seed in reversed(range(settings.seed, settings.seed + seeds)):  # the first one last
         accelerator = devices.accelerator()  # a new one each, as loss scaling has a memory

@@ -128,14 +128,13 @@ def judged(model: nn.Module, metrics: dict) -> list[dict]:
 
 def weight_bytes(model: nn.Module) -> bytes:
     """The weights as a safetensors file: convolutions and linear layers in fp16, the rest fp32."""
-    layers = (n for n, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear))
-    halved = tuple(f"{name}." if name else "" for name in layers)
     weights = {}
     for name, values in model.state_dict().items():
-        half = name.startswith(halved) and values.is_floating_point()
-        values = values.cpu().half() if half else values.cpu()
+        owner = model.get_submodule(name.rpartition(".")[0])
+        half = isinstance(owner, nn.Conv2d | nn.Linear) and values.is_floating_point()
         # A copy each, as safetensors refuses weights that are used under two names.
-        weights[name] = values.clone(memory_format=torch.contiguous_format)
+        kept = {"copy": True, "memory_format": torch.contiguous_format}
+        weights[name] = values.to("cpu", torch.half if half else values.dtype, **kept)
     return safetensors.save(weights)
 
 
