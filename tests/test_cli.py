@@ -261,3 +261,15 @@ def test_hosts_that_found_different_data_end_in_one_line(called, monkeypatch):
     done = called("train", "S7/s7_dropout", PROFILE="smoke", DATASET="digits")
     assert done.returncode == 2
     assert "processes differ: 32 training images of scikit-learn's digits" in done.stderr
+
+
+def test_processes_of_another_precision_end_in_one_line(called, monkeypatch):
+    """As they would average gradients of which some are scaled."""
+    monkeypatch.setattr("helpers.devices.precision", lambda device: "bf16")
+    monkeypatch.setattr(
+        utils, "gather_object", lambda here: [*here, here[0].replace("bf16", "fp16")]
+    )
+    done = called("train", "S7/s7_dropout", PROFILE="smoke", DATASET="digits")
+    assert done.returncode == 2
+    assert " in bf16 and 32 training images" in done.stderr
+    assert "take GPUs of one kind" in done.stderr

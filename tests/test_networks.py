@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, weight_norm
+from torchvision import transforms
 
 from helpers import devices, models
 from helpers.images import data as data_module
@@ -336,7 +337,8 @@ def test_what_cannot_be_recorded_is_refused_before_training(digits, tmp_path, mo
     settings, run = Settings(BRIEF, "digits", home=tmp_path), RUNS["S7/s7"]
     with pytest.raises(ValueError, match="notebook=Mine is unknown"):
         train(dataclasses.replace(run, name="Mine/wide"), digits, settings)
-    for transform in (None, lambda image: {"image": image}, A.HorizontalFlip()):
+    of_torchvision = transforms.Compose([transforms.RandomHorizontalFlip()])
+    for transform in (None, lambda image: {"image": image}, A.HorizontalFlip(), of_torchvision):
         with pytest.raises(TypeError, match=r"must be an albumentations.Compose\(\[...\]\), not "):
             train(dataclasses.replace(run, transform=lambda _, t=transform: t), digits, settings)
 

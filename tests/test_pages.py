@@ -338,6 +338,82 @@ def test_what_is_said_of_layers_is_what_they_are():
     assert last["multiply-adds"] == pytest.approx(20, abs=0.5), "a fifth"
 
 
+def test_what_s9_says_of_work_that_is_lost_is_in_its_shares():
+    unread = 0.75 * summary.shares(models.build("s9"))["multiply-adds"]
+    said, each = " ".join(prose("S9").split()), unread[["conv3", "conv6", "conv8"]]
+    lost = (
+        "three quarters, which are {:.0f} % of the network's. The other transitions waste most of "
+    )
+    lost += "`conv6` and of `conv8` in the same way ({:.0f} and {:.0f} %): together about half"
+    assert lost.format(*each) in said
+    assert each.sum() == pytest.approx(50, abs=2)
+
+
+def solved(name):
+    """The prose of a page of solutions; readers of a cell's table and of the logs in it."""
+
+    def of_cell(number):
+        [cell] = [c for c in read(f"solutions/{name}").cells if c.id.endswith(f"-{number}")]
+        table = cell.outputs[-1]["data"]["text/plain"].splitlines()
+        return np.array([[float(x) for x in row.split()[1:]] for row in table[2:]]).T
+
+    def of_log(number):
+        [cell] = [c for c in read(f"solutions/{name}").cells if c.id.endswith(f"-{number}")]
+        text = "".join(output.get("text", "") for output in cell.outputs)
+        found = re.findall(r"epoch +(\d+)/\d+ .*train loss [\d.]+, +([\d.]+) %", text)
+        runs = [float(share) for _, share in found]
+        return np.reshape(runs, (-1, max(int(epoch) for epoch, _ in found)))
+
+    return " ".join(prose(f"solutions/{name}").split()), of_cell, of_log
+
+
+def test_what_s7s_solutions_say_of_the_head_start_is_in_their_tables():
+    said, of_cell, of_log = solved("S7")
+    lead, trained = -np.diff(of_cell("09"), axis=0)[0], -np.diff(of_log("09"), axis=0)[0]
+    assert f"the lead shrinks from {lead[0]:.1f} to {lead[-1]:.1f} points" in said
+    assert f"the {lead[-1]:.1f} points that are missing" in said
+    of_training = f"{trained[0]:.1f} points after the first epoch, {trained[-1]:.1f} after the last"
+    assert of_training in said
+    ours, usual = of_cell("09")
+    later = np.interp(ours[:-1], usual, range(1, 6)) - range(1, 5)
+    assert 0.4 < later.min() < later.mean() < 1.1 < later.max() < 1.7
+    assert "reach half an epoch to one and a half epochs later: about one epoch is saved" in said
+
+
+def test_what_s9s_solutions_say_of_their_runs_is_in_the_tables():
+    said, of_cell, _ = solved("S9")
+    compact, dilated = of_cell("06")
+    assert f"the dilation of 2 is {compact[-1] - dilated[-1]:.1f} points behind" in said
+    assert (dilated > compact).tolist()[:3] == [True] * 3
+    mean, black, noise = of_cell("10")[:, -1]
+    assert f"The mean is {mean - black:.1f} points ahead of either" in said
+    assert f"{mean - black:.1f}" == f"{mean - noise:.1f}"
+    tried = pd.read_csv(ROOT / "results" / "S9" / "tried.csv").set_index("name")
+    again = tried.loc["compact, 10,000 images, 5 epochs: optimizer SGD", "validation accuracy (%)"]
+    assert (
+        "reached {:.1f} and {:.1f} %: beside those, a point or less is left".format(*again) in said
+    )
+    assert (again - max(black, noise)).between(0, 1.1).all()
+    compact = models.build("compact")
+    separable = [summary.parameter_count(block[0]) for block in (compact.block3, compact.block4)]
+    assert "has {:,}, one of `block4` {:,}".format(*separable) in said
+    over = summary.parameter_count(compact) + 3 * (9 * 40**2 - 9 * 40 - 40**2) - 99_999
+    assert f"lose {over:,} parameters or more" in said
+    assert min(np.dot(separable, counts) for counts in ((2, 2), (1, 3))) >= over
+
+
+def test_what_s10s_solutions_say_of_the_peaks_is_in_their_tables():
+    said, of_cell, of_log = solved("S10")
+    held, trained = of_cell("06"), of_log("06")
+    assert np.ptp(held[:, 0]) < 2
+    assert f"the three lie within {np.ptp(held[:, -1]):.1f} points".replace(" 0.", " .") in said
+    behind = [sorted(share[:2, 2] - share[2, 2]) for share in (held, trained)]
+    on_held, on_trained = ("{:.0f} and {:.0f}".format(*both) for both in behind)
+    assert (
+        f"{on_held} points behind the others on images held out, but only {on_trained} on" in said
+    )
+
+
 def test_what_is_said_of_the_test_of_grad_cam_is_in_its_table():
     [cell] = [cell for cell in read("ResNet18_GradCAM").cells if cell.id == "resnet18-agreement"]
     text = cell.outputs[-1]["data"]["text/plain"]

@@ -90,7 +90,7 @@ def _conducted(
     run, folder = replace(run, recipe=recipe), settings.results(data.key) / run.name
     notebook = one_of("notebook", run.name.partition("/")[0], DEMANDS)
     transform = run.transform(data.statistics[0])
-    if not hasattr(transform, "transforms"):
+    if not all(hasattr(transform, own) for own in ("transforms", "to_dict")):
         raise TypeError(f"a transform must be an albumentations.Compose([...]), not {transform}")
     steps = transform.to_dict()["transform"]["transforms"]
     accuracies = []
