@@ -352,14 +352,16 @@ def test_what_s9_says_of_work_that_is_lost_is_in_its_shares():
 def solved(name):
     """The prose of a page of solutions; readers of a cell's table and of the logs in it."""
 
-    def of_cell(number):
+    def outputs(number):
         [cell] = [c for c in read(f"solutions/{name}").cells if c.id.endswith(f"-{number}")]
-        table = cell.outputs[-1]["data"]["text/plain"].splitlines()
+        return cell.outputs
+
+    def of_cell(number):
+        table = outputs(number)[-1]["data"]["text/plain"].splitlines()
         return np.array([[float(x) for x in row.split()[1:]] for row in table[2:]]).T
 
     def of_log(number):
-        [cell] = [c for c in read(f"solutions/{name}").cells if c.id.endswith(f"-{number}")]
-        text = "".join(output.get("text", "") for output in cell.outputs)
+        text = "".join(output.get("text", "") for output in outputs(number))
         found = re.findall(r"epoch +(\d+)/\d+ .*train loss [\d.]+, +([\d.]+) %", text)
         runs = [float(share) for _, share in found]
         return np.reshape(runs, (-1, max(int(epoch) for epoch, _ in found)))
