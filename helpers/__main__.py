@@ -1,6 +1,6 @@
-"""The command line, `python -m helpers`: fetch the data, train, run notebooks, check and report."""
+"""The command line, `python -m helpers`: download the data, train, run notebooks, check, report."""
 
-from upkeep.commands import main
+from helpers.cli import main
 
 if __name__ == "__main__":
     main()

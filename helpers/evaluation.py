@@ -1,54 +1,157 @@
-"""What a trained network says about images, and how often it is right."""
+"""Predictions of a trained model, accuracy, confidence and mistakes."""
 
 import numpy as np
 import torch
+from sklearn.metrics import confusion_matrix, recall_score
 
-from helpers.devices import laid_out
-from helpers.images.data import ImageData
-from tracing.layers import at_rest
+from helpers import inspection
+from helpers.data import ImageData
+from helpers.device import eval_mode, match_memory_format
+from helpers.files import try_or_none
+
+EVALUATION_BATCH_SIZE = 500
 
 
 @torch.inference_mode()
 def predict(model: torch.nn.Module, data: ImageData, images: np.ndarray) -> torch.Tensor:
-    """Logits (N, 10) float32, on the network's device, for images (N, 32, 32, 3) uint8.
+    """Return the logits of images, computed in evaluation mode and without TF32.
 
-    The network runs in evaluation mode, TF32 off; all its modules' own modes come back.
+    Args:
+        model: The model. Its modules keep their modes.
+        data: Normalizes the images.
+        images: uint8 (N, 32, 32, 3).
+
+    Returns:
+        float32 (N, 10), on the model's device.
     """
     device = next(model.parameters()).device
     logits = [torch.zeros(0, 10, device=device)]
     cudnn = torch.backends.cudnn
-    chosen = {"benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}  # else reset
-    with at_rest(model), cudnn.flags(enabled=True, allow_tf32=False, **chosen):
-        for batch in torch.from_numpy(images).permute(0, 3, 1, 2).split(500):
-            batch = laid_out(data.normalise(batch.to(device)), model)
-            logits.append(model(batch).float())
+    with (
+        eval_mode(model),
+        # `flags` resets what it is not given.
+        cudnn.flags(
+            enabled=True,
+            benchmark=cudnn.benchmark,
+            deterministic=cudnn.deterministic,
+            allow_tf32=False,
+        ),
+    ):
+        for batch in torch.from_numpy(images).permute(0, 3, 1, 2).split(EVALUATION_BATCH_SIZE):
+            inputs = match_memory_format(data.normalize(batch.to(device)), model)
+            logits.append(model(inputs).float())
     return torch.cat(logits)
 
 
-def check_test_set(data: ImageData) -> None:
-    """Raise ValueError where what is called CIFAR-10 has not all of its 10,000 test images."""
-    if data.title == "CIFAR-10" and len(data.test_labels) != 10_000:
-        raise ValueError(f"{len(data.test_labels)} test images, but CIFAR-10 has 10,000")
-
-
 def test_accuracy(logits: np.ndarray, data: ImageData) -> float:
-    """The share of all test images whose largest logit is their label's, in %.
+    """Return the share of test images that are classified correctly, in %.
 
-    Raises ValueError where the logits are not those of the whole test set.
+    Args:
+        logits: (N, 10) for all test images.
+        data: The data with the labels.
+
+    Raises:
+        ValueError: If the number of logits is not the number of test images.
     """
-    check_test_set(data)
     if len(logits) != len(data.test_labels):
         raise ValueError(f"{len(logits)} predictions for {len(data.test_labels)} test images")
     return float(100 * np.mean(logits.argmax(axis=1) == data.test_labels))
 
 
-def class_accuracy(logits: np.ndarray, data: ImageData) -> dict[str, float]:
-    """The share of each class's test images that are recognised, in %; of classes that have any."""
-    right = logits.argmax(axis=1) == data.test_labels
-    found = {c: right[data.test_labels == i] for i, c in enumerate(data.classes)}
-    return {c: float(100 * of_class.mean()) for c, of_class in found.items() if len(of_class)}
+def per_class_accuracy(logits: np.ndarray, data: ImageData) -> dict[str, float]:
+    """Return the share of each class's test images that are classified correctly, in %.
+
+    Args:
+        logits: (N, 10) for all test images.
+        data: The data with the labels.
+
+    Returns:
+        The accuracy by the class's name. Classes without test images are left out.
+    """
+    present = np.unique(data.test_labels)
+    recalls = recall_score(
+        data.test_labels, logits.argmax(axis=1), labels=present, average=None, zero_division=0
+    )
+    return {
+        data.classes[label]: float(100 * recall)
+        for label, recall in zip(present, recalls, strict=True)
+    }
 
 
 def confidence(logits: np.ndarray) -> np.ndarray:
-    """The probability (softmax) given to each image's predicted class, (N,) in [0, 1]."""
+    """Return the probability (softmax) of each image's predicted class.
+
+    Args:
+        logits: (N, 10).
+
+    Returns:
+        (N,) in [0, 1].
+    """
     return torch.from_numpy(logits).softmax(dim=1).amax(dim=1).numpy()
+
+
+def find_mistakes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the indices of the images that are classified wrongly, in ascending order.
+
+    Args:
+        logits: (N, 10).
+        labels: (N,).
+    """
+    return np.flatnonzero(logits.argmax(axis=1) != labels)
+
+
+def most_confused(logits: np.ndarray, labels: np.ndarray) -> tuple[int, int, int]:
+    """Return the most frequent kind of mistake.
+
+    Args:
+        logits: (N, 10).
+        labels: (N,).
+
+    Returns:
+        The true class, the predicted class, and how often they occur together. The count is 0 if
+        there are no mistakes.
+    """
+    counts = confusion_matrix(labels, logits.argmax(axis=1), labels=range(logits.shape[1]))
+    np.fill_diagonal(counts, 0)
+    true, predicted = np.unravel_index(counts.argmax(), counts.shape)
+    return int(true), int(predicted), int(counts[true, predicted])
+
+
+def evaluate_model(
+    model: torch.nn.Module, data: ImageData, tta: bool = True
+) -> tuple[dict, np.ndarray]:
+    """Measure everything about a model that needs no training history.
+
+    Args:
+        model: The trained model.
+        data: The data with the test images.
+        tta: Also measure the accuracy with flip test-time augmentation, which averages the logits
+            of an image and its mirror image.
+
+    Returns:
+        The entries for `metrics.json`, accuracies in %, and the logits (N, 10) of the test images.
+    """
+    logits = predict(model, data, data.test_images).cpu().numpy()
+    fields = try_or_none("receptive field", lambda: inspection.receptive_field(model))
+    receptive_field = {}
+    if fields:
+        before_pooling, including_pooling = fields
+        receptive_field = {
+            "before_pooling": inspection.format_size(before_pooling),
+            "including_pooling": inspection.format_size(including_pooling),
+        }
+    measured = {
+        "params": inspection.count_parameters(model),
+        "mult_adds": try_or_none(
+            "number of multiply-adds", lambda: inspection.count_mult_adds(model)
+        ),
+        "receptive_field": receptive_field,
+        "test_images": len(data.test_labels),
+        "test_accuracy": test_accuracy(logits, data),
+        "class_accuracy": per_class_accuracy(logits, data),
+    }
+    if tta:
+        mirrored = np.ascontiguousarray(data.test_images[:, :, ::-1])
+        summed = logits + predict(model, data, mirrored).cpu().numpy()
+        measured["test_accuracy_flip_tta"] = test_accuracy(summed, data)
+    return measured, logits

@@ -1,4 +1,4 @@
-"""The benchmark measures both ways alike, and its page says what it measured."""
+"""The benchmark measures both pipelines alike, and its page reports what it measured."""
 
 import json
 import shutil
@@ -8,89 +8,106 @@ import types
 import pytest
 import torch
 
-from benchmarks import __main__ as bench
-from benchmarks import ceiling, report, ways
-from helpers.images.batches import BatchSampler, train_loader
-from helpers.images.data import ImageData
+from helpers.config import ROOT
+from helpers.data import ImageData
+from helpers.experiments import EXPERIMENTS
+from helpers.loaders import SeededBatchSampler, make_train_loader
 from helpers.models import MODELS
-from helpers.runs.catalogue import RUNS
-from helpers.settings import ROOT
+from tools.benchmarks import __main__ as benchmark
+from tools.benchmarks import pipelines, report, roofline
 
 
 def test_every_network_is_measured():
-    assert set(bench.NETWORKS) == set(MODELS)
+    assert set(benchmark.EXPERIMENT_NAMES) == set(MODELS)
 
 
-def test_both_ways_see_the_same_batches_of_the_same_form():
-    """Of equal sizes and values: ours augments bytes and normalises later, theirs at once."""
-    data, run = ways.noise(2_000), RUNS["S10/s10"]
-    theirs_loader = ways._theirs(run, data, 128, workers=0)
-    theirs = list(theirs_loader)
-    sampler = BatchSampler(2_000, 128, 0)
-    ours = list(train_loader(data, run.transform(data.statistics[0]), sampler))
-    assert [len(labels) for _, labels in theirs] == [len(labels) for _, labels in ours]
-    steps = theirs_loader.dataset.pipeline.transforms[:-2]
-    assert str(steps) == str(run.transform(data.statistics[0]).transforms)
+def test_the_first_experiment_of_a_network_is_measured():
+    assert benchmark.EXPERIMENT_NAMES["compact"] == "S9/compact"
+
+
+def test_both_pipelines_get_equal_batches():
+    """Of equal sizes and statistics: the project augments uint8 and normalizes later."""
+    data, experiment = pipelines.make_noise_data(2_000), EXPERIMENTS["S10/s10"]
+    baseline_loader = pipelines.make_baseline_loader(experiment, data, 128, workers=0)
+    baseline = list(baseline_loader)
+    sampler = SeededBatchSampler(2_000, 128, 0)
+    project = list(make_train_loader(data, experiment.transform(data.mean), sampler))
+    assert [len(labels) for _, labels in baseline] == [len(labels) for _, labels in project]
+    steps = baseline_loader.dataset.transform.transforms[:-2]
+    project_steps = experiment.transform(data.mean).transforms
     assert all(type(step).__module__.startswith("albumentations.") for step in steps)
-    a = torch.cat([images for images, _ in theirs])
-    b = torch.cat([data.normalise(images) for images, _ in ours])
-    assert a.shape == b.shape and a.dtype == b.dtype
-    assert a.mean().item() == pytest.approx(b.mean().item(), abs=0.01)
-    assert a.std().item() == pytest.approx(b.std().item(), abs=0.02)
+    assert [str(step) for step in steps] == [
+        str(step).removeprefix("Fast") for step in project_steps
+    ]
+    baseline_images = torch.cat([images for images, _ in baseline])
+    project_images = torch.cat([data.normalize(images) for images, _ in project])
+    assert baseline_images.shape == project_images.shape
+    assert baseline_images.dtype == project_images.dtype
+    assert baseline_images.mean().item() == pytest.approx(project_images.mean().item(), abs=0.01)
+    assert baseline_images.std().item() == pytest.approx(project_images.std().item(), abs=0.02)
 
 
 @pytest.mark.parametrize("batches", [1, 2, 3])
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_few_steps_are_enough(batches, epochs):
-    for way in ways.WAYS:
-        found = ways.train("S7/s7_dropout", way, 4 * batches, 4, 0, epochs)
-        timed = way == "ours" or batches > 1  # of theirs all but the first step
-        assert (found["images_per_second"] > 0) == timed
+    for pipeline in pipelines.PIPELINES:
+        training = pipelines.measure_training("S7/s7_dropout", pipeline, 4 * batches, 4, 0, epochs)
+        timed = pipeline == "project" or batches > 1  # the baseline's first step does not count
+        assert (training["images_per_second"] > 0) == timed
 
 
-@pytest.mark.parametrize("way", ways.WAYS)
-def test_either_way_trains_loads_and_evaluates(way):
-    run = "S7/s7_dropout"
+@pytest.mark.parametrize("pipeline", pipelines.PIPELINES)
+def test_both_pipelines_train_and_evaluate(pipeline):
+    name = "S7/s7_dropout"
     before = time.time()
-    trained = ways.train(run, way, 40, batch_size=16)
-    assert before < trained["ended"] <= time.time()
-    assert trained["images_per_second"] > 0
-    assert ways.evaluate(run, way, 10)["images_per_second"] > 0
+    training = pipelines.measure_training(name, pipeline, 40, batch_size=16)
+    assert before < training["ended"] <= time.time()
+    assert training["images_per_second"] > 0
+    assert pipelines.measure_evaluation(name, pipeline, 10)["images_per_second"] > 0
 
 
-@pytest.mark.parametrize("way", ways.LOADERS)
-def test_all_three_ways_of_loading_are_measured(way, monkeypatch):
+@pytest.mark.parametrize("pipeline", pipelines.LOADERS)
+def test_all_three_loaders_are_measured(pipeline, monkeypatch):
     seen = []
 
-    def train_loader(data, transform, *given, make=ways.train_loader):
+    def make_train_loader(data, transform, *args, make=pipelines.make_train_loader):
         seen.extend(type(step).__module__.split(".")[0] for step in transform)
-        return make(data, transform, *given)
+        return make(data, transform, *args)
 
-    monkeypatch.setattr(ways, "train_loader", train_loader)
-    assert ways.load("S10/s10", way, 1_100)["cpu_microseconds"] > 0
-    quicker = ["albumentations", "helpers", "helpers"]
-    assert seen == {"theirs": [], "ours": quicker}.get(way, ["albumentations"] * 3)
+    monkeypatch.setattr(pipelines, "make_train_loader", make_train_loader)
+    assert pipelines.measure_loading("S10/s10", pipeline, 1_100)["cpu_microseconds"] > 0
+    expected = {
+        "baseline": [],
+        "albumentations": ["albumentations"] * 3,
+        "project": ["albumentations", "helpers", "helpers"],
+    }
+    assert seen == expected[pipeline]
 
 
 def test_convolutions_cost_most_of_a_convolutional_network():
-    found, seconds = ways.operators("S7/s7_dropout", 2)
+    shares, seconds = pipelines.profile_operators("S7/s7_dropout", 2)
     assert 1e-5 < seconds < 1
-    assert any("conv" in name for name in found)
-    assert list(found.values()) == sorted(found.values(), reverse=True)
-    assert 0.5 < sum(found.values()) <= 1
+    assert any("conv" in name for name in shares)
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    assert 0.5 < sum(shares.values()) <= 1
 
 
 def test_no_more_batches_are_profiled_than_asked_for(monkeypatch):
-    """Each of a GPU's fills about 30 MB of events: a whole epoch would fill more than Colab has."""
-    trained = []
-    monkeypatch.setattr(ways, "train", lambda *given: trained.append(given[2]) or torch.ones(2) * 2)
-    ways.operators("S10/s10", 32)
-    epochs = 2
-    assert epochs * trained[0] == 32 * 512
+    """Each batch on a GPU fills 30 MB with events: an epoch would exceed Colab's memory."""
+    calls = []
+
+    def measure_training(name, pipeline, images, epochs):
+        calls.append((images, epochs))
+        torch.ones(2) * 2
+
+    monkeypatch.setattr(pipelines, "measure_training", measure_training)
+    pipelines.profile_operators("S10/s10", 32)
+    [(images, epochs)] = calls
+    assert epochs * images == 32 * 512
 
 
-class InThisProcess:
-    """Notes what it is asked to run, and gives figures of a fast GPU."""
+class FakeProcess:
+    """Records the calls and returns measurements of a fast GPU."""
 
     def __init__(self, calls):
         self.calls = calls
@@ -101,118 +118,183 @@ class InThisProcess:
     def __exit__(self, *_):
         pass
 
-    def submit(self, function, *given, **named):
-        self.calls.append((function.__name__, given, named))
-        found = {"images_per_second": 30_000.0, "cpu_microseconds": 20.0, "ended": time.time()}
-        found |= {"peak_memory": 1, "flops": 1.0}
-        result = ({"conv": 1.0}, 1e-5) if function.__name__ == "operators" else found
+    def submit(self, function, *args, **kwargs):
+        self.calls.append((function.__name__, args, kwargs))
+        result = {
+            "images_per_second": 30_000.0,
+            "cpu_microseconds": 20.0,
+            "ended": time.time(),
+            "peak_memory": 1,
+            "flops": 1.0,
+        }
+        if function.__name__ == "profile_operators":
+            result = ({"conv": 1.0}, 1e-5)
         return types.SimpleNamespace(result=lambda: result)
 
 
 def test_on_a_gpu_measuring_a_network_stays_within_memory_and_minutes(monkeypatch):
     calls = []
-    here = types.SimpleNamespace(device=torch.device("cuda"))
-    monkeypatch.setattr(bench.devices, "processes", lambda: here)
-    monkeypatch.setattr(bench, "process", lambda: InThisProcess(calls))
-    row = bench.network("S10/s10", [], bench.ON_GPU)
-    assert [given[1] for name, given, _ in calls if name == "operators"] == [32]
-    epochs = {"theirs": 1, "ours": 2}
-    for way in ways.WAYS:
-        trained = [given[2] for name, given, _ in calls if name == "train" and given[1] == way]
-        assert max(trained) <= 50_000
-        assert epochs[way] * sum(trained) / 30_000 < 15  # seconds
-    assert row["busy"] == pytest.approx(0.3)  # 10 us of kernels an image, 30,000 images/s
-    assert set(ways.LOADERS) < set(row)
+    state = types.SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(benchmark.device, "distributed_state", lambda: state)
+    monkeypatch.setattr(benchmark, "new_process", lambda: FakeProcess(calls))
+    network = benchmark.measure_network("S10/s10", [], benchmark.GPU_SIZES)
+    assert [args[1] for name, args, _ in calls if name == "profile_operators"] == [32]
+    epochs = {"baseline": 1, "project": 2}
+    for pipeline in pipelines.PIPELINES:
+        images = [
+            args[2] for name, args, _ in calls if name == "measure_training" and args[1] == pipeline
+        ]
+        assert max(images) <= 50_000
+        assert epochs[pipeline] * sum(images) / 30_000 < 15  # seconds
+    assert network["gpu_busy"] == pytest.approx(0.3)  # 10 us per image, 30,000 images/s
+    assert set(pipelines.LOADERS) < set(network)
 
 
-def test_what_was_measured_is_kept_at_once_and_replaces_a_whole_file_only_when_whole(
+def test_each_measurement_is_the_median_of_its_repetitions():
+    rows = [{"a": 1.0, "b": 5.0}, {"a": 9.0, "b": 4.0}, {"a": 2.0, "b": 6.0}]
+    assert benchmark.medians(rows) == {"a": 2.0, "b": 5.0}
+
+
+def test_results_are_written_after_each_network_and_replace_a_complete_file_only_when_complete(
     tmp_path, monkeypatch, capsys
 ):
-    way = {"images_per_second": 10.0}
-    kept = {"flops": 1.0, "by": "a", "copy_bytes": 1.0}
+    speed = {"images_per_second": 10.0}
+    roofline_result = {"flops": 1.0, "by": "a", "copy_bytes": 1.0}
 
-    def network(name, ceilings, sizes):
+    def measure_network(name, rooflines, sizes):
         if name == "S9/s9" and failing:
             raise KeyboardInterrupt
-        ceilings.append(kept)
-        return {"theirs": way, "ours": way}
+        rooflines.append(roofline_result)
+        return {"baseline": speed, "project": speed}
 
-    monkeypatch.setattr(bench, "network", network)
-    monkeypatch.setattr(bench, "growth", lambda *_: {"workers": {0: 1.0}})
+    monkeypatch.setattr(benchmark, "measure_network", measure_network)
+    monkeypatch.setattr(benchmark, "measure_scaling", lambda *_: {"workers": {0: 1.0}})
     failing = False
-    whole = bench.main(tmp_path, ["s7", "s9"])
-    assert list(tmp_path.glob("results/benchmark/*")) == [whole]
+    finished = benchmark.run_benchmark(tmp_path, ["s7", "s9"])
+    assert list(tmp_path.glob("results/benchmark/*")) == [finished]
     assert not list(tmp_path.glob("results/_benchmark/*"))
-    before = whole.read_bytes()
+    before = finished.read_bytes()
     assert set(json.loads(before)["networks"]) == {"s7", "s9"}
+    assert json.loads(before)["scaling"] == {"workers": {"0": 1.0}}
     failing = True
     with pytest.raises(KeyboardInterrupt):
-        bench.main(tmp_path, ["s7", "s9"])
-    assert whole.read_bytes() == before
-    part = json.loads((tmp_path / "results/_benchmark" / whole.name).read_text())
-    assert set(part["networks"]) == {"s7"} and part["ceiling"] == kept
+        benchmark.run_benchmark(tmp_path, ["s7", "s9"])
+    assert finished.read_bytes() == before
+    unfinished = json.loads((tmp_path / "results/_benchmark" / finished.name).read_text())
+    assert set(unfinished["networks"]) == {"s7"}
+    assert unfinished["roofline"] == roofline_result
 
 
-def test_another_precision_or_instruction_set_never_takes_anothers_file():
-    here = {"device": "Tesla T4", "precision": "fp16", "instruction_set": "sm_75"}
-    assert bench.file_name(here) == "tesla-t4-fp16-sm-75.json"
-    others = ({"device": "L4"}, {"precision": "float32"}, {"instruction_set": "sm_80"})
-    assert len({bench.file_name(here | other) for other in ({}, *others)}) == 4
-    found = json.loads(next((ROOT / "results" / "benchmark").glob("*.json")).read_text())
-    assert (ROOT / "results" / "benchmark" / bench.file_name(found)).is_file()
+def test_the_roofline_of_a_benchmark_is_the_median(tmp_path, monkeypatch, capsys):
+    def measure_network(name, rooflines, sizes):
+        rooflines += [{"flops": 3.0}, {"flops": 1.0}, {"flops": 2.0}]
+        return {"baseline": {"images_per_second": 1.0}, "project": {"images_per_second": 2.5}}
+
+    monkeypatch.setattr(benchmark, "measure_network", measure_network)
+    file = benchmark.run_benchmark(tmp_path, ["s9"])
+    assert json.loads(file.read_text())["roofline"] == {"flops": 2.0}
+    assert "s9: baseline 1, project 2 images/s (2.50x)" in capsys.readouterr().out
 
 
-def test_the_ceiling_is_the_fastest_product(monkeypatch):
-    monkeypatch.setattr(ceiling, "SIZES", (256,))
-    monkeypatch.setattr(ceiling, "CONVOLUTIONS", ((2, 4),))
-    found = ceiling.ceiling(seconds=0.05)
-    assert found["by"] == "matrix product, 256"
-    assert found["flops"] > 1e9 and found["copy_bytes"] > 1e8
+def test_another_device_precision_or_instruction_set_has_another_file():
+    t4 = {"device": "Tesla T4", "precision": "fp16", "instruction_set": "sm_75"}
+    assert benchmark.file_name(t4) == "tesla-t4-fp16-sm-75.json"
+    changes = ({}, {"device": "L4"}, {"precision": "float32"}, {"instruction_set": "sm_80"})
+    assert len({benchmark.file_name(t4 | change) for change in changes}) == 4
+    for file in (ROOT / "results" / "benchmark").glob("*.json"):
+        assert benchmark.file_name(json.loads(file.read_text())) == file.name
 
 
-def test_noise_has_the_form_of_cifar10():
-    data = ways.noise(20, 30)
+def test_the_roofline_is_the_fastest_operation(monkeypatch):
+    monkeypatch.setattr(roofline, "MATRIX_SIZES", (256,))
+    monkeypatch.setattr(roofline, "CONVOLUTIONS", ((2, 4),))
+    measured = roofline.measure_roofline(seconds=0.05)
+    assert measured["by"] == "matrix product, 256"
+    assert measured["flops"] > 1e9 and measured["copy_bytes"] > 1e8
+
+
+def test_the_roofline_counts_two_flop_per_product_and_the_bytes_of_a_copy_twice(monkeypatch):
+    monkeypatch.setattr(roofline, "MATRIX_SIZES", (8,))
+    monkeypatch.setattr(roofline, "CONVOLUTIONS", ((4, 4),))
+    monkeypatch.setattr(roofline, "COPY_BYTES", 1_000)
+    monkeypatch.setattr(roofline, "_shortest_time", lambda operation, seconds: 0.5)
+    measured = roofline.measure_roofline()
+    assert measured["by"] == "3x3 convolution, 4 channels"
+    assert measured["flops"] == 2 * (2 * 128 * 4 * 4 * 4 * 4 * 9)
+    assert measured["copy_bytes"] == 2 * 2 * 1_000
+
+
+def test_noise_has_the_format_of_cifar10():
+    data = pipelines.make_noise_data(20, 30)
     assert isinstance(data, ImageData)
-    assert data.train_images.shape == (20, 32, 32, 3) and data.test_images.shape == (30, 32, 32, 3)
+    assert data.train_images.shape == (20, 32, 32, 3)
+    assert data.test_images.shape == (30, 32, 32, 3)
+    assert (len(data.train_labels), len(data.test_labels)) == (20, 30)
 
 
-def test_ratio_and_share_of_the_ceiling_are_what_they_are_called():
-    way = {"loaded_per_second": 1000, "loading_cpu_microseconds": 9, "evaluated_per_second": 5}
-    way |= {"peak_memory": 2**30, "seconds_to_first_step": 3}
-    found = {
-        "device": "A", "precision": "bf16", "instruction_set": "sm_90",
-        "date": "2026-01-01", "versions": {"torch": "2"}, "repetitions": 3,
-        "ceiling": {"flops": 12e9, "by": "product", "copy_bytes": 1e9},
+def test_ratio_and_share_of_the_peak_are_what_they_are_called():
+    shared = {
+        "loaded_per_second": 1000,
+        "loading_cpu_microseconds": 9,
+        "evaluated_per_second": 5,
+        "peak_memory": 2**30,
+        "seconds_to_first_step": 3,
+    }
+    result = {
+        "device": "A",
+        "precision": "bf16",
+        "instruction_set": "sm_90",
+        "date": "2026-01-01",
+        "versions": {"torch": "2"},
+        "repetitions": 3,
+        "roofline": {"flops": 12e9, "by": "product", "copy_bytes": 1e9},
         "networks": {
             "net": {
-                "operators": {"conv": 0.75, "relu": 0.125}, "mult_adds": 10e6,
-                "theirs": way | {"images_per_second": 40},
-                "ours": way | {"images_per_second": 100}, "busy": 0.5,
-                "own transforms": {"loaded_per_second": 500, "loading_cpu_microseconds": 18},
+                "operators": {"conv": 0.75, "relu": 0.125},
+                "mult_adds": 10e6,
+                "baseline": shared | {"images_per_second": 40},
+                "project": shared | {"images_per_second": 100},
+                "gpu_busy": 0.5,
+                "albumentations": {"loaded_per_second": 500, "loading_cpu_microseconds": 18},
             }
         },
-        "growth of s7": {what: {"1": 10.0} for what in ("batch size", "workers", "images")},
-    }  # fmt: skip
-    text = report.section(found)
+        "scaling": {quantity: {"1": 10.0} for quantity in ("batch size", "workers", "images")},
+    }
+    text = report.section(result)
     assert "| `net` | 40 | 100 | **2.50x** | 6 | 50% | 10.0% | 50% |" in text
     assert "| `net` | 1,000 | 500 | 1,000 | 9 | 18 | 9 |" in text
+    assert "| `net` | 5 / 5 | 1.0 / 1.0 | 3.0 / 3.0 |" in text
+    assert "The peak is 12 GFLOP/s (product), and a large copy moves 1 GB/s." in text
     assert text.startswith("## A, bf16, sm_90")
-    assert "| `net` | conv 75%, relu 12% | 67% |" in text  # half the ceiling in 3/4 of the time
-    assert len(report.figure(found).axes) == 4
-    del found["growth of s7"]  # as where another network was measured alone
-    assert len(report.figure(found).axes) == 1
-    assert text.startswith(report.section(found))
+    assert "| `net` | conv 75%, relu 12% | 67% |" in text  # half the peak in 3/4 of the time
+    assert text.endswith("by batch size: 1: 10; by workers: 1: 10; by images: 1: 10.")
+    assert len(report.plot_benchmark(result).axes) == 4
+    del result["scaling"]  # as in a benchmark without s7
+    assert len(report.plot_benchmark(result).axes) == 1
+    assert text.startswith(report.section(result))
 
 
-def test_readme_and_page_say_what_was_measured(tmp_path):
-    kept = ROOT / "results" / "benchmark"
-    shutil.copytree(kept, tmp_path / "results" / "benchmark")
+def test_the_figure_shows_the_speeds_of_both_pipelines():
+    networks = {
+        name: {"baseline": {"images_per_second": a}, "project": {"images_per_second": b}}
+        for name, a, b in (("s7", 1.0, 2.0), ("s9", 3.0, 4.0))
+    }
+    result = {"device": "A", "precision": "p", "instruction_set": "i", "networks": networks}
+    [axis] = report.plot_benchmark(result).axes
+    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axis.containers}
+    assert heights == {"baseline": [1.0, 3.0], "project": [2.0, 4.0]}
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["s7", "s9"]
+
+
+def test_readme_and_page_report_what_was_measured(tmp_path):
+    folder = ROOT / "results" / "benchmark"
+    shutil.copytree(folder, tmp_path / "results" / "benchmark")
     shutil.copy(ROOT / "README.md", tmp_path)
     report.write(tmp_path)
     for page in ("README.md", "results/benchmark/README.md"):
         assert (tmp_path / page).read_text() == (ROOT / page).read_text(), "make report"
-    files = sorted(kept.glob("*.json"))
-    page = (kept / "README.md").read_text()
+    files = sorted(folder.glob("*.json"))
+    page = (folder / "README.md").read_text()
     assert page.count("\n## ") == len(files)
     for file in files:
         assert report.section(json.loads(file.read_text())) in page
@@ -220,11 +302,21 @@ def test_readme_and_page_say_what_was_measured(tmp_path):
         assert file.with_suffix(".png").is_file()
 
 
-def test_the_overview_has_a_column_for_each_benchmark_and_a_gap_for_what_was_not_measured():
-    row = {"theirs": {"images_per_second": 40.0}, "ours": {"images_per_second": 1100.0}}
-    first = {"device": "A", "precision": "float32", "networks": {"s7": row, "s9": row}}
-    second = {"device": "B", "precision": "fp16", "instruction_set": "sm_75"}
-    table = report.overview([first, second | {"networks": {"s7": row}}]).splitlines()
-    assert table[0] == "| training images/s | A, float32 | B, fp16, sm_75 |"
+def test_the_overview_has_a_column_per_benchmark_and_a_dash_for_what_was_not_measured():
+    network = {"baseline": {"images_per_second": 40.0}, "project": {"images_per_second": 1100.0}}
+    first = {
+        "device": "A",
+        "precision": "float32",
+        "instruction_set": "AVX2",
+        "networks": {"s7": network, "s9": network},
+    }
+    second = {
+        "device": "B",
+        "precision": "fp16",
+        "instruction_set": "sm_75",
+        "networks": {"s7": network},
+    }
+    table = report.overview([first, second]).splitlines()
+    assert table[0] == "| training images/s | A, float32, AVX2 | B, fp16, sm_75 |"
     assert table[2] == "| `s7` | 40 -> 1,100, **27.50x** | 40 -> 1,100, **27.50x** |"
     assert table[3] == "| `s9` | 40 -> 1,100, **27.50x** | - |"

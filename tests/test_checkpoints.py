@@ -1,6 +1,7 @@
-"""Checkpoints: found again, never mixed up, set aside with a reason, and sparing with room."""
+"""Checkpoints: loaded again, never mixed up, archived with a reason, and sparing with space."""
 
 import errno
+import io
 import json
 import os
 import random
@@ -11,30 +12,32 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers import files
-from helpers.training.checkpoints import Checkpoint
-from helpers.training.recipes import Recipe
+from helpers.checkpoints import CheckpointManager, read_checkpoint
+from helpers.optim import TrainConfig
 
-MINE = {"run": "S7/s7", "seed": 0, "recipe": {"max_lr": 0.3}, "processes": 1}
-STATE = {"weights": torch.arange(5.0), "history": {"rows": [{"loss": 0.1 + 0.2}]}}
+FINGERPRINT = {"run": "S7/s7", "seed": 0, "recipe": {"max_lr": 0.3}, "processes": 1}
+STATE = {"weights": torch.arange(5.0), "history": {"epochs": [{"loss": 0.1 + 0.2}]}}
 
 
 @pytest.fixture
 def file(tmp_path):
     file = tmp_path / "S7" / "s7" / "seed-0.pt"
-    checkpoint = Checkpoint(file, MINE)
+    checkpoint = CheckpointManager(file, FINGERPRINT)
     checkpoint.save({"epoch": 1})
     checkpoint.save(STATE)
     return file
 
 
-def test_what_was_saved_last_comes_back(file):
-    checkpoint = Checkpoint(file, MINE)
+def test_the_state_saved_last_is_loaded(file):
+    checkpoint = CheckpointManager(file, FINGERPRINT)
     checkpoint.load()
     for number in (2, 10, 3):
         checkpoint.save(STATE | {"epoch": number})
-    loaded = Checkpoint(file, MINE).load()
+    loaded = CheckpointManager(file, FINGERPRINT).load()
     assert torch.equal(loaded["weights"], STATE["weights"])
     assert loaded["history"] == STATE["history"]
     assert loaded["epoch"] == 3
@@ -42,14 +45,14 @@ def test_what_was_saved_last_comes_back(file):
 
 
 def test_without_a_file_there_is_nothing_to_continue(tmp_path):
-    assert Checkpoint(tmp_path / "seed-0.pt", MINE).load() is None
+    assert CheckpointManager(tmp_path / "seed-0.pt", FINGERPRINT).load() is None
 
 
-def test_a_write_cut_short_leaves_the_one_before(file, capsys):
+def test_an_interrupted_write_leaves_the_state_before(file, capsys):
     file.write_bytes(file.read_bytes()[:100])
-    checkpoint = Checkpoint(file, MINE)
+    checkpoint = CheckpointManager(file, FINGERPRINT)
     assert checkpoint.load() == {"epoch": 1}
-    assert "seed-0.pt is damaged and not used" in capsys.readouterr().out
+    assert "seed-0.pt is not used" in capsys.readouterr().out
     checkpoint.save({"epoch": 2})
     checkpoint.save({"epoch": 3})
     assert checkpoint.load() == {"epoch": 3}
@@ -57,107 +60,108 @@ def test_a_write_cut_short_leaves_the_one_before(file, capsys):
 
 
 def test_a_shorter_state_leaves_nothing_of_a_longer_one(file):
-    checkpoint = Checkpoint(file, MINE)
+    checkpoint = CheckpointManager(file, FINGERPRINT)
     checkpoint.load()
     for rows in (10_000, 10_000, 1, 2):
         checkpoint.save({"rows": list(range(rows))})
     assert checkpoint.load() == {"rows": [0, 1]}
 
 
-def test_every_flipped_byte_is_found(file):
-    whole, draw = file.read_bytes(), random.Random(0)
-    for place in [draw.randrange(len(whole)) for _ in range(40)]:
-        flipped = bytearray(whole)
-        flipped[place] ^= 1 << draw.randrange(8)
+def test_every_flipped_bit_is_noticed(file):
+    content, rng = file.read_bytes(), random.Random(0)
+    for position in [rng.randrange(len(content)) for _ in range(40)]:
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << rng.randrange(8)
         file.write_bytes(flipped)
-        assert Checkpoint(file, MINE).load() == {"epoch": 1}
+        assert CheckpointManager(file, FINGERPRINT).load() == {"epoch": 1}
 
 
-def test_a_disk_that_does_not_answer_is_no_damage(file, monkeypatch):
+def test_an_unreadable_disk_is_no_damage(file, monkeypatch):
     def failing(path):
         raise OSError(errno.EIO, "Input/output error")
 
-    with monkeypatch.context() as once:
-        once.setattr(type(file), "read_bytes", failing)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(file), "read_bytes", failing)
         with pytest.raises(OSError, match=r"seed-0\.pt cannot be read: Input/output error.* again"):
-            Checkpoint(file, MINE).load()
+            CheckpointManager(file, FINGERPRINT).load()
     assert {path.name for path in file.parent.iterdir()} == {"seed-0.pt", "seed-0-2.pt"}
-    assert Checkpoint(file, MINE).load()["history"] == STATE["history"]
+    assert CheckpointManager(file, FINGERPRINT).load()["history"] == STATE["history"]
     monkeypatch.setattr(type(file), "read_bytes", failing)
-    assert Checkpoint(file, MINE, resume=False).load() is None, "a way out, where it never does"
+    fresh = CheckpointManager(file, FINGERPRINT, resume=False)
+    assert fresh.load() is None, "RESUME=0 does not read it"
     assert file.with_suffix(".aside-1").exists()
 
 
 def test_a_lack_of_memory_is_no_damage(file, monkeypatch):
-    def full(*_, **__):
+    def out_of_memory(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    with monkeypatch.context() as once:
-        once.setattr(torch, "load", full)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", out_of_memory)
         with pytest.raises(RuntimeError, match="can't allocate memory"):
-            Checkpoint(file, MINE).load()
-    assert Checkpoint(file, MINE).load()["history"] == STATE["history"]
+            CheckpointManager(file, FINGERPRINT).load()
+    assert CheckpointManager(file, FINGERPRINT).load()["history"] == STATE["history"]
 
 
-def test_numbers_of_numpy_in_a_recipe_are_plain_ones(tmp_path):
-    rate = np.geomspace(0.01, 1, 3)[1]
-    recipe = Recipe(np.int64(2), batch_size=np.int32(8), max_lr=rate, peak_epoch=np.float32(1))
-    checkpoint = Checkpoint(tmp_path / "seed-0.pt", asdict(recipe))
-    checkpoint.save(asdict(recipe))
-    assert Checkpoint(tmp_path / "seed-0.pt", asdict(recipe)).load() == asdict(recipe)
-    assert json.loads(json.dumps(asdict(recipe)))["max_lr"] == pytest.approx(0.1)
+def test_numpy_scalars_in_a_config_are_saved_as_python_numbers(tmp_path):
+    lr = np.geomspace(0.01, 1, 3)[1]
+    config = TrainConfig(np.int64(2), batch_size=np.int32(8), max_lr=lr, peak_epoch=np.float32(1))
+    checkpoint = CheckpointManager(tmp_path / "seed-0.pt", asdict(config))
+    checkpoint.save(asdict(config))
+    assert CheckpointManager(tmp_path / "seed-0.pt", asdict(config)).load() == asdict(config)
+    assert json.loads(json.dumps(asdict(config)))["max_lr"] == pytest.approx(0.1)
 
 
-def test_another_fingerprint_is_set_aside_and_the_difference_named(file, capsys):
-    assert Checkpoint(file, MINE | {"recipe": {"max_lr": 0.1}}).load() is None
+def test_a_checkpoint_of_another_run_is_archived_and_the_difference_named(file, capsys):
+    assert CheckpointManager(file, FINGERPRINT | {"recipe": {"max_lr": 0.1}}).load() is None
     assert "another recipe" in capsys.readouterr().out
     assert not file.exists()
-    aside = file.with_suffix(".aside-1").rename(file)
-    assert torch.equal(Checkpoint(aside, MINE).load()["weights"], STATE["weights"])
+    restored = file.with_suffix(".aside-1").rename(file)
+    assert torch.equal(CheckpointManager(restored, FINGERPRINT).load()["weights"], STATE["weights"])
 
 
-def test_what_is_set_aside_is_never_overwritten(file):
+def test_an_archived_checkpoint_is_never_overwritten(file):
     first = file.read_bytes()
     for number in (1, 2, 3):
-        assert Checkpoint(file, MINE, resume=False).load() is None
+        assert CheckpointManager(file, FINGERPRINT, resume=False).load() is None
         assert file.with_suffix(f".aside-{number}").is_file()
         assert not file.exists()
         for epoch in (1, 2):
-            again = Checkpoint(file, MINE)
-            again.saved = epoch - 1
+            again = CheckpointManager(file, FINGERPRINT)
+            again.step = epoch - 1
             again.save({"epoch": number * 10 + epoch})
     assert file.with_suffix(".aside-1").read_bytes() == first
 
 
 def test_a_number_is_free_for_both_files_of_a_pair(file):
-    """Also where some that were set aside are gone."""
+    """Also if some of the archived files are gone."""
     pair = file, file.with_stem("seed-0-2")
     earlier = pair[0].with_suffix(".aside-1"), pair[1].with_suffix(".aside-2")
-    for other in earlier:
-        other.write_text("kept")
-    contents = [each.read_bytes() for each in pair]
-    assert Checkpoint(file, MINE, resume=False).load() is None
-    assert [each.with_suffix(".aside-3").read_bytes() for each in pair] == contents
-    assert [other.read_text() for other in earlier] == ["kept", "kept"]
+    for archived in earlier:
+        archived.write_text("archived")
+    contents = [path.read_bytes() for path in pair]
+    assert CheckpointManager(file, FINGERPRINT, resume=False).load() is None
+    assert [path.with_suffix(".aside-3").read_bytes() for path in pair] == contents
+    assert [archived.read_text() for archived in earlier] == ["archived", "archived"]
 
 
-def test_a_fresh_start_sets_aside(file, capsys):
-    assert Checkpoint(file, MINE, resume=False).load() is None
+def test_a_fresh_start_archives_the_checkpoint(file, capsys):
+    assert CheckpointManager(file, FINGERPRINT, resume=False).load() is None
     assert "RESUME=0" in capsys.readouterr().out
     assert file.with_suffix(".aside-1").is_file()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
-def test_a_damaged_checkpoint_alone_is_set_aside(file, capsys, content):
+def test_a_damaged_checkpoint_alone_is_archived(file, capsys, content):
     file.with_stem("seed-0-2").unlink()
     file.write_bytes(file.read_bytes()[:-100] if content is None else content)
-    assert Checkpoint(file, MINE).load() is None
-    assert "no whole checkpoint is left" in capsys.readouterr().out
+    assert CheckpointManager(file, FINGERPRINT).load() is None
+    assert "no valid checkpoint is left" in capsys.readouterr().out
     assert file.with_suffix(".aside-1").is_file()
 
 
-def test_a_full_disk_is_one_line_and_the_last_state_stays(file, monkeypatch):
-    checkpoint = Checkpoint(file, MINE)
+def test_a_full_disk_is_one_line_and_the_last_state_remains(file, monkeypatch):
+    checkpoint = CheckpointManager(file, FINGERPRINT)
     checkpoint.load()
 
     def full(*_):
@@ -167,13 +171,13 @@ def test_a_full_disk_is_one_line_and_the_last_state_stays(file, monkeypatch):
     with pytest.raises(OSError, match=r"cannot be written: No space left .* MB are free$"):
         checkpoint.save({"weights": torch.zeros(1_000_000)})
     monkeypatch.undo()
-    assert torch.equal(Checkpoint(file, MINE).load()["weights"], STATE["weights"])
+    assert torch.equal(CheckpointManager(file, FINGERPRINT).load()["weights"], STATE["weights"])
 
 
-def test_a_full_disk_leaves_nothing_torn_of_a_first_file(tmp_path):
+def test_a_full_disk_leaves_no_partial_first_file(tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    checkpoint = Checkpoint(tmp_path / "seed-0.pt", MINE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))  # as if there were no more room
+    checkpoint = CheckpointManager(tmp_path / "seed-0.pt", FINGERPRINT)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))  # like a full disk
     try:
         with pytest.raises(OSError, match=r"cannot be written: File too large; it takes 4\.0 MB"):
             checkpoint.save({"weights": torch.zeros(1_000_000)})
@@ -182,42 +186,111 @@ def test_a_full_disk_leaves_nothing_torn_of_a_first_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-class Trash:
-    """As Google Drive's: what is deleted, emptied or replaced counts on, as large as it was."""
+class DeletedBytes:
+    """Counts the bytes of files that are deleted, truncated or replaced, as Google Drive does.
 
-    def __init__(self, drive):
-        self.drive, self.bytes, self.watches = str(drive), 0, True
-        sys.addaudithook(self.hears)  # of every call, by whatever library
+    It sees the calls of any library, by an audit hook.
+    """
 
-    def hears(self, event, args):
-        if not self.watches:
+    def __init__(self, folder):
+        self.folder = str(folder)
+        self.bytes = 0
+        self.active = True
+        sys.addaudithook(self.on_event)
+
+    def on_event(self, event, args):
+        if not self.active:
             return
         if event in ("os.remove", "os.truncate"):
-            self.throws(args[0])
+            self.count(args[0])
         elif event == "os.rename":
-            self.throws(args[1])
+            self.count(args[1])
         elif event == "open" and isinstance(args[2], int) and args[2] & os.O_TRUNC:
-            self.throws(args[0])
+            self.count(args[0])
 
-    def throws(self, path):
-        if str(path).startswith(self.drive) and os.path.isfile(path):
+    def count(self, path):
+        if str(path).startswith(self.folder) and os.path.isfile(path):
             self.bytes += os.path.getsize(path)
 
 
-def test_a_run_in_full_leaves_little_where_deleted_files_count(tmp_path):
-    """Checkpoints of 24 epochs, as those of `s10`: they alone are written more than once a run."""
-    trash = Trash(tmp_path)
-    checkpoint = Checkpoint(tmp_path / "seed-0.pt", MINE)
+def test_a_full_run_deletes_almost_nothing(tmp_path):
+    """Checkpoints of 24 epochs, as those of `s10`, are the only files written more than once."""
+    deleted = DeletedBytes(tmp_path)
+    checkpoint = CheckpointManager(tmp_path / "seed-0.pt", FINGERPRINT)
     weights = {"weights": torch.zeros(100_000)}
     for epoch in range(24):
         checkpoint.save(weights | {"epoch": epoch})
-    there = sum(file.stat().st_size for file in tmp_path.iterdir())
-    assert 2 * 400_000 < there < 2 * 410_000
-    assert trash.bytes == 0
+    used = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert 2 * 400_000 < used < 2 * 410_000
+    assert deleted.bytes == 0
     (tmp_path / "x").write_bytes(bytes(1000))
     for _ in range(2):
-        files.write(tmp_path / "x", bytes(1000))
+        files.atomic_write(tmp_path / "x", bytes(1000))
     (tmp_path / "x").unlink()
-    trash.watches = False
-    assert trash.bytes == 3000, "the stand-in counts"
+    deleted.active = False
+    assert deleted.bytes == 3000, "the hook counts"
     assert checkpoint.load()["epoch"] == 23
+
+
+def write_old_checkpoint(file, step):
+    """Write a file as the first version of this project did: "saved" instead of "step"."""
+    buffer = io.BytesIO()
+    torch.save({"saved": step, "fingerprint": FINGERPRINT, "state": STATE}, buffer)
+    content = buffer.getvalue()
+    file.write_bytes(files.sha256(content).encode() + content)
+
+
+def test_a_checkpoint_of_an_older_version_is_archived_and_said_in_one_line(file, capsys):
+    other = file.with_stem("seed-0-2")
+    write_old_checkpoint(file, 2)
+    write_old_checkpoint(other, 1)
+    contents = [path.read_bytes() for path in (file, other)]
+    assert CheckpointManager(file, FINGERPRINT).load() is None
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3  # a line for each file, and one for the pair
+    for line in lines[:2]:
+        assert line.endswith("it was written by an older version of this project")
+    assert "no valid checkpoint is left" in lines[2]
+    archived = [path.with_suffix(".aside-1") for path in (file, other)]
+    assert [path.read_bytes() for path in archived] == contents
+    checkpoint = CheckpointManager(file, FINGERPRINT)
+    checkpoint.save({"epoch": 1})
+    assert CheckpointManager(file, FINGERPRINT).load() == {"epoch": 1}
+
+
+@given(data=st.data())
+def test_whatever_is_interrupted_the_newest_complete_state_is_loaded(tmp_path_factory, data):
+    """Any sequence of saves, interrupted writes and restarts."""
+    file = tmp_path_factory.mktemp("run") / "seed-0.pt"
+    checkpoint = CheckpointManager(file, FINGERPRINT)
+    complete = None
+    for number in range(data.draw(st.integers(1, 6), "saves")):
+        checkpoint.save({"number": number})
+        written = checkpoint.files[checkpoint.step % 2]
+        if complete is not None and data.draw(st.booleans(), "interrupted"):
+            size = data.draw(st.integers(0, written.stat().st_size - 1), "bytes")
+            written.write_bytes(written.read_bytes()[:size])
+            restarted = True
+        else:
+            complete = number
+            restarted = data.draw(st.booleans(), "restarted")
+        if restarted:
+            checkpoint = CheckpointManager(file, FINGERPRINT)
+            assert checkpoint.load() == {"number": complete}
+    assert CheckpointManager(file, FINGERPRINT).load() == {"number": complete}
+
+
+def test_a_file_states_its_step_its_run_and_its_state(file):
+    content = read_checkpoint(file.with_stem("seed-0-2"))
+    assert content == {"step": 1, "fingerprint": FINGERPRINT, "state": {"epoch": 1}}
+    assert read_checkpoint(file)["step"] == 2
+    with pytest.raises(FileNotFoundError):
+        read_checkpoint(file.with_name("other.pt"))
+
+
+def test_every_difference_of_the_fingerprints_is_named(file, capsys):
+    """Also of entries that only one of them has."""
+    other = {"run": "S7/s7", "seed": 1, "recipe": {"max_lr": 0.3}, "network": "new"}
+    assert CheckpointManager(file, other).load() is None
+    out = capsys.readouterr().out
+    assert "it has another seed, another processes, another network." in out

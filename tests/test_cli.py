@@ -1,6 +1,9 @@
 """The command line: quick help, clear refusals, and a run from end to end."""
 
+import ast
+import contextlib
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -8,33 +11,44 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from accelerate import utils
 
+from helpers import (
+    cli,
+    data,
+    device,
+    experiments,
+    lr_finder,
+    model_checker,
+    notebook_runner,
+    report,
+    verification,
+)
 from helpers.__main__ import main
-from helpers.images import downloads
+from helpers.config import ROOT
+from helpers.experiments import EXPERIMENTS
 from helpers.models import MODELS
-from helpers.runs import search
-from helpers.runs.catalogue import RUNS
-from helpers.settings import ROOT
 from tests.test_training import Tiny
-from upkeep import execution, grading
 
 pytestmark = pytest.mark.slow
 
 
 @dataclasses.dataclass
-class Ended:
+class Completed:
     returncode: int
     stdout: str
     stderr: str
 
 
-def helpers(*arguments, **environment):
-    """The command in a process of its own, which takes seconds to start."""
+def run_process(*arguments, **environment):
+    """Run the command in a new process, which takes seconds to start."""
     return subprocess.run(
         [sys.executable, "-m", "helpers", *arguments],
         cwd=ROOT, env={**os.environ, "COLUMNS": "200", **environment}, capture_output=True,
@@ -43,31 +57,41 @@ def helpers(*arguments, **environment):
 
 
 @pytest.fixture
-def called(monkeypatch, capsys):
-    """The command in this process."""
+def run_command(monkeypatch, capsys):
+    """Run the command in this process."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setenv("COLUMNS", "200")
 
-    def call(*arguments, **environment):
+    def run(*arguments, **environment):
         monkeypatch.setattr(sys, "argv", ["helpers", *arguments])
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(SystemExit) as end:
+        with pytest.raises(SystemExit) as exit_info:
             main()
             sys.exit(0)
-        return Ended(end.value.code or 0, *capsys.readouterr())
+        return Completed(exit_info.value.code or 0, *capsys.readouterr())
 
-    return call
+    return run
 
 
 COMMANDS = ("data", "train", "run", "check", "summary", "seeds", "verify", "report")
+VARIABLES = ("PROFILE", "QUICK_SECONDS", "DATASET", "CIFAR10_ROOT", "SEED", "RESUME", "REUSE")
 
 
-def test_help_names_every_command():
-    done = helpers("--help")
-    assert done.returncode == 0
-    listed = re.findall(r"^  ([a-z]+) {2,}", done.stdout, re.MULTILINE)
-    assert sorted(listed) == sorted(COMMANDS)
+def test_help_names_every_command_and_environment_variable():
+    completed = run_process("--help")
+    assert completed.returncode == 0
+    commands = re.findall(r"^  ([a-z]+) {2,}", completed.stdout, re.MULTILINE)
+    assert sorted(commands) == sorted(COMMANDS)
+    variables = re.findall(r"^    ([A-Z0-9_]+) {2,}", completed.stdout, re.MULTILINE)
+    assert sorted(variables) == sorted(VARIABLES)
+
+
+def test_help_names_every_variable_that_the_settings_read():
+    source = (ROOT / "helpers" / "config.py").read_text()
+    strings = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    variables = {s for s in strings if re.fullmatch(r"[A-Z][A-Z0-9]+(_[A-Z]+)*", str(s))}
+    assert variables == set(VARIABLES)
 
 
 def test_help_does_not_wait_for_anything_heavy():
@@ -77,15 +101,21 @@ def test_help_does_not_wait_for_anything_heavy():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_no_command_has_the_name_of_a_module():
+    modules = {path.stem for path in (ROOT / "helpers").iterdir()}
+    functions = dict(inspect.getmembers(cli, inspect.isfunction))
+    assert not modules & functions.keys()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(called, command):
-    done = called(command, "--help")
-    assert done.returncode == 0
-    assert "Usage: python -m helpers " + command in done.stdout
+def test_every_command_has_help(run_command, command):
+    completed = run_command(command, "--help")
+    assert completed.returncode == 0
+    assert "Usage: python -m helpers " + command in completed.stdout
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "said"),
+    ("arguments", "environment", "message"),
     [
         (["summary", "s8"], {}, "network=s8 is unknown; it is one of s7"),
         (["train", "S7/s8"], {}, "run=S7/s8 is unknown; it is one of S7/s7"),
@@ -93,90 +123,123 @@ def test_every_command_has_help(called, command):
         (["report", "S9/never"], {}, "run=S9/never: there is no "),
         (["train", "S7/s7"], {"PROFILE": "fast"}, "PROFILE=fast is unknown"),
         (["train", "S7/s7"], {"SEED": "-1"}, "SEED=-1 is not a whole number from 0 on"),
-        (["run"], {"QUICK_SECONDS": "1m"}, "QUICK_SECONDS=1m is not a whole number from 0 on"),
+        (["run"], {"QUICK_SECONDS": "1m"}, "QUICK_SECONDS=1m is not a whole number from 1 on"),
         (["train", "S7/s7", "--seeds", "0"], {}, "Invalid value for '--seeds'"),
         (["fly"], {}, "No such command 'fly'"),
     ],
 )
-def test_bad_arguments_are_named_with_exit_code_2(called, arguments, environment, said):
-    done = called(*arguments, **environment)
-    assert done.returncode == 2
-    assert said in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+def test_bad_arguments_are_named_with_exit_code_2(run_command, arguments, environment, message):
+    completed = run_command(*arguments, **environment)
+    assert completed.returncode == 2
+    assert message in " ".join(completed.stderr.split())
+    assert "Traceback" not in completed.stderr
 
 
-def test_summary_prints_all_three_tables(called):
-    done = called("summary", "s7")
-    assert done.returncode == 0
-    assert "Total params: 439,808" in done.stdout
-    assert "Mult-adds: 162.67 M" in done.stdout
-    assert re.search(r"conv12 +1 +1 +0 +1 +1 +8 +98", done.stdout)
+def test_summary_prints_all_three_tables(run_command):
+    completed = run_command("summary", "s7")
+    assert completed.returncode == 0
+    assert "Total params: 439,808" in completed.stdout
+    assert "Mult-adds: 162.67 M" in completed.stdout
+    assert re.search(r"conv12 +1 +1 +0 +1 +1 +8 +98", completed.stdout)
 
 
 def test_a_bad_argument_of_a_process_is_one_line_and_exit_code_2():
-    done = helpers("train", "S7/s8")
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: run=S7/s8 is unknown; it is one of S7/s7")
+    completed = run_process("train", "S7/s8")
+    assert completed.returncode == 2
+    assert completed.stderr.count("\n") == 1
+    assert completed.stderr.startswith("error: run=S7/s8 is unknown; it is one of S7/s7")
 
 
-def test_data_that_cannot_be_had_is_one_clear_line(called, monkeypatch, tmp_path):
-    monkeypatch.setattr(downloads.download_cifar10, "__defaults__", ((),))
-    done = called("data", CIFAR10_ROOT=str(tmp_path))
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: CIFAR-10 is not in")
-    assert done.stderr.count("\n") == 1
+def test_data_that_cannot_be_downloaded_is_one_clear_line(run_command, monkeypatch, tmp_path):
+    monkeypatch.setattr(data.download_cifar10, "__defaults__", ((),))
+    completed = run_command("data", CIFAR10_ROOT=str(tmp_path))
+    assert completed.returncode == 1
+    assert completed.stderr.startswith("error: CIFAR-10 is not in")
+    assert completed.stderr.count("\n") == 1
 
 
 def test_a_run_from_end_to_end(tmp_path):
     environment = {"PROFILE": "smoke", "DATASET": "digits", "RESUME": "0"}
-    done = helpers("train", "S7/s7_dropout", "--validation", **environment)
-    assert done.returncode == 0, done.stderr
-    assert "epoch  2/2" in done.stdout
-    [folder] = re.findall(r"% of 50 test images right; (.*)", done.stdout)
+    completed = run_process("train", "S7/s7_dropout", "--validation", **environment)
+    assert completed.returncode == 0, completed.stderr
+    assert "epoch  2/2" in completed.stdout
+    [(accuracy, folder)] = re.findall(
+        r"([\d.]+) % of 50 test images right; files in (.*)", completed.stdout
+    )
     metrics = json.loads((ROOT / folder / "metrics.json").read_text())
     assert metrics["test_images"] == 50
-    assert metrics["dataset"].endswith("(validation split), first 50 test images")
+    assert accuracy == f"{metrics['test_accuracy']:.2f}"
+    assert metrics["dataset"].endswith("(validation split), first 50 validation images")
 
 
-def test_a_run_that_asks_for_it_is_trained_at_a_rate_that_short_runs_found(
-    called, monkeypatch, request
+def test_a_run_with_find_lr_is_trained_at_the_learning_rate_that_short_runs_found(
+    run_command, monkeypatch, request
 ):
     name = "S7/tiny"
-    run = dataclasses.replace(RUNS["S7/s7"], name=name, net="tiny", find_rate=True)
+    experiment = dataclasses.replace(EXPERIMENTS["S7/s7"], name=name, model="tiny", find_lr=True)
     monkeypatch.setitem(MODELS, "tiny", Tiny)
-    monkeypatch.setitem(RUNS, name, run)
+    monkeypatch.setitem(EXPERIMENTS, name, experiment)
     folder = ROOT / "results" / "_smoke-digits" / name
-    for place in (folder, ROOT / "checkpoints" / "smoke-digits" / name):
-        request.addfinalizer(partial(shutil.rmtree, place))
-    done = called("train", name, PROFILE="smoke", DATASET="digits", RESUME="0")
-    assert done.returncode == 0, done.stderr
-    found = json.loads((folder / "rate_search.json").read_text())["short_runs"]
-    trained = json.loads((folder / "metrics.json").read_text())["max_lr"]
-    assert trained == pytest.approx(search.best_rate(dict(map(tuple, found))))
-    assert done.stdout.count("A short run for a learning rate of") == len(found)
+    for path in (folder, ROOT / "checkpoints" / "smoke-digits" / name):
+        request.addfinalizer(partial(shutil.rmtree, path))
+    completed = run_command("train", name, PROFILE="smoke", DATASET="digits", RESUME="0")
+    assert completed.returncode == 0, completed.stderr
+    lr_trials = json.loads((folder / "rate_search.json").read_text())["short_runs"]
+    max_lr = json.loads((folder / "metrics.json").read_text())["max_lr"]
+    assert max_lr == pytest.approx(lr_finder.interpolate_best_lr(dict(map(tuple, lr_trials))))
+    assert completed.stdout.count("A short run for a learning rate of") == len(lr_trials)
 
 
 @pytest.mark.parametrize(("seconds", "share"), [("70", 35), ("1", 1)])
-def test_notebooks_that_run_together_share_the_time_of_one(seconds, share, called, monkeypatch):
-    given = []
+def test_notebooks_of_one_command_share_the_time_of_one(seconds, share, run_command, monkeypatch):
+    budgets = []
 
-    def execute(_, settings):
-        given.append(settings.profile.seconds)
+    def run_notebook(_, settings):
+        budgets.append(settings.profile.seconds)
         return ROOT / "results"
 
-    monkeypatch.setattr(execution, "execute", execute)
+    monkeypatch.setattr(notebook_runner, "run_notebook", run_notebook)
     environment = {"PROFILE": "quick", "DATASET": "digits", "QUICK_SECONDS": seconds}
-    assert called("run", "S7", "S9", **environment).returncode == 0
-    assert given == [share, share]
+    assert run_command("run", "S7", "S9", **environment).returncode == 0
+    assert budgets == [share, share]
 
 
-def test_runs_that_take_the_place_of_training_are_in_the_table(called, monkeypatch, tmp_path):
-    monkeypatch.setattr(execution, "execute", lambda *_: tmp_path)
-    done = called("run", "S7", REUSE="1", PROFILE="quick", DATASET="digits")
-    kept = json.loads((ROOT / "results" / "S7" / "s7" / "metrics.json").read_text())
-    assert f"| S7/s7 | **{kept['test_accuracy_mean']:.2f}" in done.stdout
-    assert f"Figures are in {tmp_path}" in done.stdout
+def test_saved_runs_that_replace_training_are_in_the_table(run_command, monkeypatch, tmp_path):
+    monkeypatch.setattr(notebook_runner, "run_notebook", lambda *_: tmp_path)
+    completed = run_command("run", "S7", REUSE="1", PROFILE="quick", DATASET="digits")
+    metrics = json.loads((ROOT / "results" / "S7" / "s7" / "metrics.json").read_text())
+    assert f"| S7/s7 | **{metrics['test_accuracy_mean']:.2f}" in completed.stdout
+    assert "S9/" not in completed.stdout
+    assert f"Figures are in {tmp_path}" in completed.stdout
+
+
+def test_the_table_of_a_run_is_that_of_its_folder_and_notebooks(run_command, monkeypatch, tmp_path):
+    for run in ("S7/s7_dropout", "S9/compact"):
+        (tmp_path / run).mkdir(parents=True)
+        shutil.copy(ROOT / "results" / run / "metrics.json", tmp_path / run)
+    monkeypatch.setattr(notebook_runner, "run_notebook", lambda *_: tmp_path)
+    completed = run_command("run", "S9", PROFILE="smoke", DATASET="digits")
+    assert re.findall(r"^\| (S\S*)", completed.stdout, re.MULTILINE) == ["S9/compact"]
+    assert f"Figures, weights and metrics are in {tmp_path}" in completed.stdout
+
+
+@pytest.mark.parametrize(
+    ("differences", "returncode", "message"),
+    [([], 0, "All results are confirmed."), (["S7/s7: x"], 1, "WRONG: S7/s7: x")],
+)
+def test_verify_says_what_differs(differences, returncode, message, run_command, monkeypatch):
+    monkeypatch.setattr(data, "load_cifar10", lambda _: None)
+    monkeypatch.setattr(verification, "verify_results", lambda *_: differences)
+    completed = run_command("verify")
+    assert (completed.returncode, completed.stdout.strip()) == (returncode, message)
+
+
+def test_report_without_a_run_writes_all_pages(run_command, monkeypatch):
+    written = []
+    monkeypatch.setattr(report, "write_results_tables", lambda: written.append("tables"))
+    monkeypatch.setattr(report, "write_notebook_reports", lambda: written.append("reports"))
+    assert run_command("report").returncode == 0
+    assert written == ["tables", "reports"]
 
 
 NETWORK = """
@@ -199,77 +262,109 @@ class Long(nn.Sequential):
 """
 
 
-def test_check_judges_networks_in_files(called, tmp_path):
+def test_check_takes_networks_from_files(run_command, tmp_path):
     (tmp_path / "net.py").write_text(NETWORK)
     small, wide = f"{tmp_path}/net.py:Small", f"{tmp_path}/net.py:Wide"
     csv = tmp_path / "grades.csv"
-    done = called("check", "ResNet18_GradCAM", small, wide, "compact", "--csv", str(csv))
-    assert done.returncode == 2
-    assert "FAILED  six depthwise separable convolutions: none" in done.stdout
-    assert "passed  transition 3: a stride of 2: conv5" in done.stdout
-    assert done.stderr.count("\n") == 1
-    assert "Wide gives (2, 100) float32 for 2 images" in done.stderr
+    completed = run_command("check", "ResNet18_GradCAM", small, wide, "compact", "--csv", str(csv))
+    assert completed.returncode == 2
+    assert "FAILED  six depthwise separable convolutions: none" in completed.stdout
+    assert "passed  transition 3: a stride of 2: conv5" in completed.stdout
+    assert completed.stderr.count("\n") == 1
+    assert "Wide gives (2, 100) float32 for 2 images" in completed.stderr
     rows = pd.read_csv(csv).set_index("network")
-    assert rows.loc["compact", "demands met"] == "6 of 6"
+    assert rows.loc["compact", "requirements met"] == "6 of 6"
     assert rows.loc[small, "parameters"] == 280
     assert not rows.loc[small, "six depthwise separable convolutions"]
     assert "100" in rows.loc[wide, "error"]
 
 
-def test_one_network_that_fails_costs_the_others_nothing(called, tmp_path, monkeypatch):
-    of_network = grading.requirements.of_network
+def test_one_network_that_fails_costs_the_others_nothing(run_command, tmp_path, monkeypatch):
+    check_model = model_checker.requirements.check_model
 
-    def failing(notebook, model):
-        return of_network(notebook, model) if len(model) == 3 else 1 / 0
+    def failing_check(notebook, model):
+        return check_model(notebook, model) if len(model) == 3 else 1 / 0
 
-    monkeypatch.setattr(grading.requirements, "of_network", failing)
+    monkeypatch.setattr(model_checker.requirements, "check_model", failing_check)
     (tmp_path / "net.py").write_text(f"{NETWORK}\n{LONG}")
     small, long = f"{tmp_path}/net.py:Small", f"{tmp_path}/net.py:Long"
     csv = tmp_path / "grades.csv"
-    done = called("check", "ResNet18_GradCAM", long, small, "--csv", str(csv))
-    assert done.returncode == 2
-    assert "error: ZeroDivisionError: division by zero" in done.stderr
+    completed = run_command("check", "ResNet18_GradCAM", long, small, "--csv", str(csv))
+    assert completed.returncode == 2
+    assert "error: ZeroDivisionError: division by zero" in completed.stderr
     rows = pd.read_csv(csv).set_index("network")
     assert rows.loc[small, "parameters"] == 280
     assert "ZeroDivisionError" in rows.loc[long, "error"]
 
 
-def test_check_takes_the_run_into_account(called):
+def test_check_takes_the_run_into_account(run_command):
     run = ROOT / "results" / "S9" / "compact"
-    done = called("check", "S9", "compact", "--run", str(run))
-    assert done.returncode == 1
-    assert "passed  bonus: >= 87 % with < 100,000 parameters: " in done.stdout
-    assert done.stdout.count("FAILED") == done.stdout.count("FAILED  runs on the GPU") == 1
+    completed = run_command("check", "S9", "compact", "--run", str(run))
+    assert completed.returncode == 1
+    assert "passed  bonus: >= 87 % with < 100,000 parameters: " in completed.stdout
+    failed = completed.stdout.count("FAILED")
+    assert failed == completed.stdout.count("FAILED  runs on the GPU") == 1
 
 
-def test_a_network_that_meets_all_demands_ends_well(called):
-    assert called("check", "S7", "s7").returncode == 0
+def test_a_network_that_meets_all_requirements_ends_well(run_command):
+    assert run_command("check", "S7", "s7").returncode == 0
 
 
-def test_check_finds_a_classs_folder_by_a_pattern(called, tmp_path):
+def test_check_expands_the_pattern_of_a_classs_folder(run_command, tmp_path):
     for student in ("ada", "bo"):
         (tmp_path / student).mkdir()
         (tmp_path / student / "net.py").write_text(NETWORK)
     csv = tmp_path / "grades.csv"
-    assert called("check", "S9", f"{tmp_path}/*/net.py:Small", "--csv", str(csv)).returncode == 1
+    completed = run_command("check", "S9", f"{tmp_path}/*/net.py:Small", "--csv", str(csv))
+    assert completed.returncode == 1
     names = [f"{tmp_path}/{student}/net.py:Small" for student in ("ada", "bo")]
     assert pd.read_csv(csv)["network"].to_list() == names
 
 
-def test_hosts_that_found_different_data_end_in_one_line(called, monkeypatch):
-    monkeypatch.setattr(utils, "gather_object", lambda here: [*here, "9 training images of mice"])
-    done = called("train", "S7/s7_dropout", PROFILE="smoke", DATASET="digits")
-    assert done.returncode == 2
-    assert "processes differ: 32 training images of scikit-learn's digits" in done.stderr
-
-
-def test_processes_of_another_precision_end_in_one_line(called, monkeypatch):
-    """As they would average gradients of which some are scaled."""
-    monkeypatch.setattr("helpers.devices.precision", lambda device: "bf16")
+def test_hosts_with_different_data_end_in_one_line(run_command, monkeypatch):
     monkeypatch.setattr(
-        utils, "gather_object", lambda here: [*here, here[0].replace("bf16", "fp16")]
+        utils, "gather_object", lambda setups: [*setups, "9 training images of mice"]
     )
-    done = called("train", "S7/s7_dropout", PROFILE="smoke", DATASET="digits")
-    assert done.returncode == 2
-    assert " in bf16 and 32 training images" in done.stderr
-    assert "take GPUs of one kind" in done.stderr
+    completed = run_command("train", "S7/s7_dropout", PROFILE="smoke", DATASET="digits")
+    assert completed.returncode == 2
+    assert completed.stderr.count("\n") == 1
+    assert "processes differ: 32 training images of scikit-learn's digits" in completed.stderr
+
+
+def test_processes_with_different_precisions_end_in_one_line(run_command, monkeypatch):
+    """They would average gradients of which some are scaled."""
+    monkeypatch.setattr("helpers.device.mixed_precision", lambda device: "bf16")
+    monkeypatch.setattr(
+        utils, "gather_object", lambda setups: [*setups, setups[0].replace("bf16", "fp16")]
+    )
+    completed = run_command("train", "S7/s7_dropout", PROFILE="smoke", DATASET="digits")
+    assert completed.returncode == 2
+    assert " in bf16 and 32 training images" in completed.stderr
+    assert "take GPUs of one kind" in completed.stderr
+
+
+@pytest.mark.parametrize(("options", "scale"), [([], 1), (["--scale"], 2)])
+def test_scale_gives_each_process_a_full_batch(options, scale, run_command, monkeypatch):
+    class State:
+        device = torch.device("cpu")
+        num_processes = 2
+        main_process_first = local_main_process_first = contextlib.nullcontext
+        print = staticmethod(print)
+
+        def destroy_process_group(self):
+            pass
+
+    def run_experiment(experiment, data, settings, seeds, batch_size_scale):
+        calls.append((experiment.name, seeds, batch_size_scale))
+        logits = np.eye(10)[data.test_labels]
+        return types.SimpleNamespace(logits=logits, folder="there")
+
+    calls = []
+    monkeypatch.setattr(device, "distributed_state", State)
+    monkeypatch.setattr(utils, "gather_object", lambda setups: 2 * setups)
+    monkeypatch.setattr(experiments, "run_experiment", run_experiment)
+    arguments = ["train", "S7/s7", "--seeds", "3", *options]
+    completed = run_command(*arguments, PROFILE="smoke", DATASET="digits")
+    assert completed.returncode == 0, completed.stderr
+    assert calls == [("S7/s7", 3, scale)]
+    assert "100.00 % of 50 test images right; files in there" in completed.stdout

@@ -16,18 +16,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10
 
-from helpers.images import data as data_module
-from helpers.images import downloads, transforms
-from helpers.images.batches import BatchSampler, train_loader
-from helpers.images.data import ImageData
-from helpers.images.downloads import DataUnavailable
-from helpers.settings import PROFILES, Settings
+from helpers import data as data_module
+from helpers import transforms
+from helpers.config import PROFILES, Settings
+from helpers.data import DataUnavailableError, ImageData
+from helpers.loaders import SeededBatchSampler, make_train_loader
 from tests import tiny_cifar10
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data_module.digits()
+    return data_module.load_digits()
 
 
 def images_like_cifar10(train: int = 600, test: int = 100) -> ImageData:
@@ -53,10 +52,9 @@ def test_digits_are_real_images_of_the_right_shape(digits):
 
 def test_statistics_and_normalising_are_those_of_the_training_images():
     data = images_like_cifar10()
-    mean, std = data.statistics
-    assert mean == pytest.approx(data.train_images.mean(axis=(0, 1, 2)) / 255)
-    assert std == pytest.approx(data.train_images.std(axis=(0, 1, 2)) / 255)
-    normalised = data.normalise(torch.from_numpy(data.train_images).permute(0, 3, 1, 2))
+    assert data.mean == pytest.approx(data.train_images.mean(axis=(0, 1, 2)) / 255)
+    assert data.std == pytest.approx(data.train_images.std(axis=(0, 1, 2)) / 255)
+    normalised = data.normalize(torch.from_numpy(data.train_images).permute(0, 3, 1, 2))
     assert normalised.dtype == torch.float32
     assert normalised.is_contiguous(memory_format=torch.channels_last)
     assert normalised.mean(dim=(0, 2, 3)).abs().max() < 1e-4
@@ -65,15 +63,15 @@ def test_statistics_and_normalising_are_those_of_the_training_images():
 
 def test_part_of_the_data_keeps_the_statistics_of_all():
     data = images_like_cifar10()
-    part = data.first(10)
+    part = data.subset(10)
     assert len(part.train_labels) == len(part.train_images) == 10
     assert len(part.test_labels) == 100
-    assert np.array_equal(part.statistics, data.statistics)
+    assert np.array_equal([part.mean, part.std], [data.mean, data.std])
 
 
 def test_validation_split_is_fixed_and_apart():
     data = images_like_cifar10(train=600)
-    split, again = data.validation(), data.validation()
+    split, again = data.train_val_split(), data.train_val_split()
     assert np.array_equal(split.test_images, again.test_images)
     assert len(split.train_images) == 540
     assert len(split.test_images) == 60
@@ -85,9 +83,9 @@ def test_validation_split_is_fixed_and_apart():
 
 
 def batches(data, transform, *, seed, epoch, workers=0, batch_size=64):
-    sampler = BatchSampler(len(data.train_labels), batch_size, seed)
+    sampler = SeededBatchSampler(len(data.train_labels), batch_size, seed)
     sampler.epoch = epoch
-    loader = train_loader(data, transform, sampler, workers)
+    loader = make_train_loader(data, transform, sampler, workers)
     return torch.cat([images for images, _ in loader])
 
 
@@ -95,7 +93,7 @@ def test_augmentation_is_the_same_with_any_number_of_workers_and_new_in_every_ep
     data = images_like_cifar10()
     # One image again and again: two equal results can only come of an equal random stream.
     data.train_images[:] = data.train_images[0]
-    transform = transforms.flip_and_shift(data.statistics[0])
+    transform = transforms.flip_shift(data.mean)
     first = batches(data, transform, seed=1, epoch=1)
     assert torch.equal(first, batches(data, transform, seed=1, epoch=1))
     assert torch.equal(first, batches(data, transform, seed=1, epoch=1, workers=2))
@@ -107,7 +105,7 @@ def test_augmentation_is_the_same_with_any_number_of_workers_and_new_in_every_ep
 
 def test_batches_are_uint8_and_channels_last():
     data = images_like_cifar10()
-    loader = train_loader(data, None, BatchSampler(600, 50, seed=0))
+    loader = make_train_loader(data, None, SeededBatchSampler(600, 50, seed=0))
     images, labels = next(iter(loader))
     assert images.shape == (50, 3, 32, 32)
     assert images.dtype == torch.uint8
@@ -132,7 +130,9 @@ def test_a_transform_that_gives_no_bytes_is_refused():
 )
 def test_every_image_is_in_one_batch_of_one_process(size, batch_size, processes, epoch):
     batch_size *= processes
-    samplers = [BatchSampler(size, batch_size, 3, rank, processes) for rank in range(processes)]
+    samplers = [
+        SeededBatchSampler(size, batch_size, 3, rank, processes) for rank in range(processes)
+    ]
     for sampler in samplers:
         sampler.epoch = epoch
     seen = np.concatenate([indices for sampler in samplers for indices, _ in sampler])
@@ -145,16 +145,16 @@ def test_every_image_is_in_one_batch_of_one_process(size, batch_size, processes,
 
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="batch_size 100 cannot be shared by 3"):
-        BatchSampler(1000, 100, 0, processes=3)
+        SeededBatchSampler(1000, 100, 0, processes=3)
 
 
 def test_validation_is_split_before_the_profile_cuts():
     settings = Settings(PROFILES["smoke"], "digits")
-    part = data_module.load(settings, validation=True)
+    part = data_module.load_data(settings, validation=True)
     assert len(part.train_labels) == 32
     assert len(part.test_labels) == 50
-    assert part.title.endswith("CIFAR-10 (validation split), first 50 test images")
-    reused = data_module.load(replace(settings, reuse=True), validation=True)
+    assert part.title.endswith("CIFAR-10 (validation split), first 50 validation images")
+    reused = data_module.load_data(replace(settings, reuse=True), validation=True)
     assert len(reused.train_labels) == 1_294, "a kept run is looked at on all images"
 
 
@@ -198,8 +198,8 @@ def server(tmp_path, monkeypatch):
 def test_download_takes_the_first_source_that_answers_and_is_whole(server, tmp_path, capsys):
     root = tmp_path / "data"
     sources = server("missing", "truncated", "no-head", "unused")
-    downloads.download_cifar10(root, sources)
-    data = data_module.cifar10(root)
+    data_module.download_cifar10(root, sources)
+    data = data_module.load_cifar10(root)
     assert len(data.train_labels) == 10
     assert data.train_images.flags.c_contiguous
     assert data.train_images.shape == (10, 32, 32, 3)
@@ -210,26 +210,25 @@ def test_download_takes_the_first_source_that_answers_and_is_whole(server, tmp_p
 def test_a_damaged_copy_is_fetched_again_before_anything_is_unpickled(
     server, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(downloads.download_cifar10, "__defaults__", (server("good"),))
-    data_module.cifar10(tmp_path)
+    monkeypatch.setattr(data_module.download_cifar10, "__defaults__", (server("good"),))
+    data_module.load_cifar10(tmp_path)
     damaged = tmp_path / "cifar-10-batches-py" / "data_batch_1"
     damaged.write_bytes(b"cos\nsystem\n(S'touch unpickled'\ntR.")
     monkeypatch.chdir(tmp_path)
-    data_module.cifar10(tmp_path)
+    data_module.load_cifar10(tmp_path)
     assert not (tmp_path / "unpickled").exists()
 
 
 def test_no_source_is_a_clear_error_with_what_to_do(server, tmp_path):
-    with pytest.raises(DataUnavailable, match=r"set CIFAR10_ROOT.*DATASET=digits") as error:
-        downloads.download_cifar10(tmp_path, server("truncated"))
+    with pytest.raises(DataUnavailableError, match=r"set CIFAR10_ROOT.*DATASET=digits") as error:
+        data_module.download_cifar10(tmp_path, server("truncated"))
     assert "truncated" in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_a_killed_download_left_goes_with_the_next(server, tmp_path):
-    (tmp_path / ".download").mkdir()
-    (tmp_path / ".download" / "tmpabcdefgh").write_bytes(b"half")
-    downloads.download_cifar10(tmp_path, server("good"))
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"half")
+    data_module.download_cifar10(tmp_path, server("good"))
     assert [path.name for path in tmp_path.iterdir()] == ["cifar-10-batches-py"]
 
 
@@ -238,41 +237,72 @@ def test_a_full_disk_is_no_fault_of_the_sources(server, tmp_path, capsys):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))  # as if there were no more room
     try:
         with pytest.raises(OSError, match=r"py cannot be written: File too large; it takes 357"):
-            downloads.download_cifar10(tmp_path / "data", server("good", "good"))
+            data_module.download_cifar10(tmp_path / "data", server("good", "good"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert "Given up" not in capsys.readouterr().out
+    assert "Skipped" not in capsys.readouterr().out
 
 
 def test_sources_that_keep_silent_are_given_up(monkeypatch, tmp_path):
-    assert len(downloads.SOURCES) * downloads.SILENCE_SECONDS < 30
-    monkeypatch.setattr(downloads, "SILENCE_SECONDS", 0.5)
+    # torchvision tries https, then http.
+    assert 2 * len(data_module.MIRRORS) * data_module.TIMEOUT_SECONDS <= 30
+    monkeypatch.setattr(data_module, "TIMEOUT_SECONDS", 0.5)
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), http.server.BaseHTTPRequestHandler, bind_and_activate=True
     ) as silent:  # listens, but nobody accepts
         started = time.monotonic()
         url = f"http://127.0.0.1:{silent.server_port}"
-        with pytest.raises(DataUnavailable, match=rf"{url}/a failed.*{url}/c failed"):
-            downloads.download_cifar10(tmp_path, (f"{url}/a", f"{url}/b", f"{url}/c"))
+        with pytest.raises(DataUnavailableError, match=rf"{url}/a failed.*{url}/c failed"):
+            data_module.download_cifar10(tmp_path, (f"{url}/a", f"{url}/b", f"{url}/c"))
         assert time.monotonic() - started < 3
 
 
 def test_only_auto_falls_back_to_the_digits_and_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
     refused = ("http://127.0.0.1:9/cifar-10-python.tar.gz",)
-    monkeypatch.setattr(downloads.download_cifar10, "__defaults__", (refused,))
-    data = data_module.load(Settings(PROFILES["smoke"], "auto"))
+    monkeypatch.setattr(data_module.download_cifar10, "__defaults__", (refused,))
+    data = data_module.load_data(Settings(PROFILES["smoke"], "auto"))
     assert data.key == "digits"
     assert "THIS IS NOT CIFAR-10" in capsys.readouterr().out
     assert len(data.train_labels) == 32
-    with pytest.raises(DataUnavailable):
-        data_module.load(Settings(PROFILES["smoke"], "cifar10"))
+    with pytest.raises(DataUnavailableError):
+        data_module.load_data(Settings(PROFILES["smoke"], "cifar10"))
+
+
+def test_no_image_data_equals_another_and_each_can_be_hashed():
+    data = images_like_cifar10()
+    assert data == data
+    assert data != data.subset(10)
+    assert len({data, data.subset(10)}) == 2
+
+
+def test_a_title_names_the_images_that_are_there():
+    data = images_like_cifar10(train=600, test=100)
+    assert data.title == "made"
+    assert data.subset(10).title == "made"
+    assert data.subset(None, 100).title == "made"
+    assert data.subset(None, 60).title == "made, first 60 test images"
+    assert data.subset(None, 60).subset(None, 40).title == "made, first 40 test images"
+    # The test images of a split are others: what was left out before does not matter.
+    assert data.subset(200, 60).train_val_split().subset(1_000).title == "made (validation split)"
+    cut = data.train_val_split().subset(None, 5)
+    assert cut.title == "made (validation split), first 5 validation images"
+    assert replace(data, test_labels=data.test_labels[:9]).title == "made, first 9 test images"
+
+
+@pytest.mark.parametrize(("test", "split", "full"), [
+    (10_000, "test", True), (9_999, "test", False), (10_000, "validation", False),
+])  # fmt: skip
+def test_only_all_test_images_are_all_of_cifar10(test, split, full):
+    data = images_like_cifar10(train=10, test=test)
+    assert not data.is_full_cifar10
+    assert replace(data, dataset="cifar10", split=split).is_full_cifar10 == full
 
 
 def test_of_two_that_begin_at_once_one_downloads(server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(downloads.download_cifar10, "__defaults__", (server("good"),))
+    monkeypatch.setattr(data_module.download_cifar10, "__defaults__", (server("good"),))
     with futures.ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(data_module.cifar10, [tmp_path] * 2))
+        found = list(pool.map(data_module.load_cifar10, [tmp_path] * 2))
     assert [len(data.train_labels) for data in found] == [10, 10]
     assert capsys.readouterr().out.count("Downloading CIFAR-10") == 1

@@ -7,38 +7,37 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers import devices, evaluation
-from helpers.anatomy import requirements
+from helpers import data as data_module
+from helpers import device as device_module
+from helpers import evaluation, requirements, transforms
+from helpers.checkpoints import CheckpointManager
 from helpers.evaluation import predict
-from helpers.figures.grad_cam import grad_cam
-from helpers.images import data as data_module
-from helpers.images import transforms
-from helpers.models import MODELS, build
-from helpers.training.checkpoints import Checkpoint
-from helpers.training.loop import fit, set_seed
-from helpers.training.range_test import range_test
-from helpers.training.recipes import Recipe
-from tracing.layers import layers
+from helpers.grad_cam import grad_cam
+from helpers.inspection.tracer import trace_layers
+from helpers.lr_finder import lr_range_test
+from helpers.models import MODELS, get_model
+from helpers.optim import TrainConfig
+from helpers.training import fit, set_seed
 
 pytestmark = pytest.mark.slow
 
-RECIPE = Recipe(epochs=2, batch_size=64, max_lr=0.1, peak_epoch=0.5, label_smoothing=0.1)
+CONFIG = TrainConfig(epochs=2, batch_size=64, max_lr=0.1, peak_epoch=0.5, label_smoothing=0.1)
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data_module.digits().first(512)
+    return data_module.load_digits().subset(512)
 
 
 @pytest.fixture
 def device():
-    return devices.accelerator().device
+    return device_module.create_accelerator().device
 
 
 @pytest.mark.parametrize("net", MODELS)
 def test_predictions_are_those_of_the_cpu(net, digits, device):
     torch.manual_seed(0)
-    model, images = build(net), digits.test_images[:40]
+    model, images = get_model(net), digits.test_images[:40]
     expected = predict(copy.deepcopy(model), digits, images)
     there = model.to(device, memory_format=torch.channels_last)
     assert torch.allclose(predict(there, digits, images).cpu(), expected, atol=1e-3, rtol=1e-3)
@@ -46,9 +45,9 @@ def test_predictions_are_those_of_the_cpu(net, digits, device):
 
 @pytest.mark.parametrize("net", MODELS)
 def test_layers_and_demands_are_those_of_the_cpu(net, device):
-    model = build(net)
-    expected = layers(model), requirements.of_network("S9", model)
-    found = layers(model.to(device)), requirements.of_network("S9", model)
+    model = get_model(net)
+    expected = trace_layers(model), requirements.check_model("S9", model)
+    found = trace_layers(model.to(device)), requirements.check_model("S9", model)
     assert found[0] == expected[0]
     assert found[1].equals(expected[1])
     assert next(model.parameters()).device == device
@@ -79,32 +78,32 @@ def test_a_1x1_convolution_with_padding_stride_and_dilation_is_right_in_half_pre
 @pytest.mark.parametrize("optimizer", ["SGD", "Muon", "AdamW"])
 def test_training_learns_and_goes_on_from_a_checkpoint(optimizer, digits, tmp_path, capsys):
     rate = 0.003 if optimizer == "AdamW" else 0.1
-    recipe = Recipe(**{**vars(RECIPE), "optimizer": optimizer, "max_lr": rate})
-    transform = transforms.flip_shift_and_hole(digits.statistics[0])
-    checkpoint = Checkpoint(tmp_path / "run.pt", {"run": "s7_dropout"})
+    config = TrainConfig(**{**vars(CONFIG), "optimizer": optimizer, "max_lr": rate})
+    transform = transforms.flip_shift_cutout(digits.mean)
+    checkpoint = CheckpointManager(tmp_path / "run.pt", {"run": "s7_dropout"})
     weights = []
     for _ in range(2):
         set_seed(0)
-        model = build("s7_dropout")
-        history = fit(model, digits, transform, recipe, checkpoint=checkpoint, workers=2)
+        model = get_model("s7_dropout")
+        history = fit(model, digits, transform, config, checkpoint=checkpoint, workers=2)
         weights.append([w.cpu() for w in model.state_dict().values()])
     assert "Nothing left to train after epoch 2 of 2" in capsys.readouterr().out
-    assert history.rows[-1]["train_loss"] < history.rows[0]["train_loss"]
+    assert history.epochs[-1]["train_loss"] < history.epochs[0]["train_loss"]
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
     logits = predict(model, digits, digits.test_images).cpu().numpy()
     accuracy = evaluation.test_accuracy(logits, digits)
-    assert accuracy == pytest.approx(history.rows[-1]["test_accuracy"], abs=5)  # in its precision
+    assert accuracy == pytest.approx(history.epochs[-1]["test_accuracy"], abs=5)  # in its precision
 
 
 def test_the_range_test_finds_where_the_loss_falls(digits):
-    small = Recipe(epochs=9, batch_size=32, max_lr=0.1, peak_epoch=2)
-    found = range_test(build("s7_dropout"), digits, None, small, steps=40)
+    small = TrainConfig(epochs=9, batch_size=32, max_lr=0.1, peak_epoch=2)
+    found = lr_range_test(get_model("s7_dropout"), digits, None, small, steps=40)
     assert np.isfinite(found["loss"]).all()
     assert found["loss"].min() < 0.95 * found["loss"].iloc[0]
 
 
 def test_grad_cam_draws(digits, device):
-    model = build("s7_dropout").to(device).eval()
+    model = get_model("s7_dropout").to(device).eval()
     layer = next(name for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d))
     heat = grad_cam(model, layer, digits.test_images[:2], np.array([1, 2]), digits)
     assert heat.shape == (2, 32, 32) and heat.dtype == np.float32

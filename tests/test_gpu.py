@@ -17,32 +17,28 @@ from accelerate.state import AcceleratorState
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers import devices
+from helpers import data as data_module
+from helpers import device, lr_finder, training
+from helpers.config import Profile, Settings
 from helpers.evaluation import predict
-from helpers.images import data as data_module
-from helpers.models import MODELS, build, checked
-from helpers.runs import search
-from helpers.runs.catalogue import RUNS
-from helpers.settings import Profile, Settings
-from helpers.training import loop
-from helpers.training import range_test as range_test_module
-from helpers.training.loop import fit
-from helpers.training.range_test import range_test
-from helpers.training.recipes import Recipe
-from tests.test_range_test import network
+from helpers.experiments import EXPERIMENTS, find_experiment_lr
+from helpers.lr_finder import lr_range_test
+from helpers.models import MODELS, get_model, validate_model
+from helpers.optim import TrainConfig
+from helpers.training import fit
 from tests.test_training import Tiny
 
 pytestmark = pytest.mark.slow
 
-RECIPE = Recipe(epochs=1, batch_size=64, max_lr=0.01, peak_epoch=0.5)
-LONGER = dataclasses.replace(RECIPE, epochs=10)
+CONFIG = TrainConfig(epochs=1, batch_size=64, max_lr=0.01, peak_epoch=0.5)
+LONGER = dataclasses.replace(CONFIG, epochs=10)
 CUDA = torch.device("cuda", 0)
 IMAGES, LABELS = (64, 3, 32, 32), (64,)
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data_module.digits().first(192)
+    return data_module.load_digits().subset(192)
 
 
 class Traffic(TorchDispatchMode):
@@ -89,9 +85,9 @@ def gpu(monkeypatch):
 
     def start(*capability):
         here = types.SimpleNamespace(device=CUDA)
-        monkeypatch.setattr(devices, "processes", lambda: here)
-        monkeypatch.setattr(devices, "workers", lambda: 0)
-        monkeypatch.setattr(devices, "describe", lambda _: "Tesla T4")
+        monkeypatch.setattr(device, "distributed_state", lambda: here)
+        monkeypatch.setattr(device, "num_workers", lambda: 0)
+        monkeypatch.setattr(device, "device_name", lambda _: "Tesla T4")
         monkeypatch.delenv("ACCELERATE_USE_CPU")
         state = {**vars(PartialState(cpu=True)), "device": CUDA}
         monkeypatch.setattr(PartialState, "_shared_state", state)
@@ -104,7 +100,7 @@ def gpu(monkeypatch):
         monkeypatch.setattr(torch.nn.Module, "to", to)
         monkeypatch.setattr(torch.Tensor, "backward", backward)
         # Without the trial in float32.
-        monkeypatch.setattr(devices, "placed", lambda model, device: model.to(device))
+        monkeypatch.setattr(device, "prepare_model", lambda model, device: model.to(device))
         return Traffic()
 
     return start
@@ -115,14 +111,14 @@ def gpu(monkeypatch):
 def test_a_step_copies_images_and_labels_alone_and_waits_for_loss_scaling_alone(
     net, capability, dtype, gpu, digits, capsys
 ):
-    digits = digits.first(None)  # with constants of its own: those here are fake
-    traffic, model = gpu(*capability), build(net)
+    digits = digits.subset(None)  # with constants of its own: those here are fake
+    traffic, model = gpu(*capability), get_model(net)
     with FakeTensorMode(allow_non_fake_inputs=True), traffic:
         model.to(CUDA, memory_format=torch.channels_last)
         predict(model, digits, digits.test_images)
         traffic.copied.clear(), traffic.convolved.clear()
-        history = fit(model, digits, None, RECIPE)
-    steps = len(history.learning_rates)
+        history = fit(model, digits, None, CONFIG)
+    steps = len(history.lrs)
     test = digits.test_images.transpose(0, 3, 1, 2).shape
     assert traffic.copied == {IMAGES: steps, LABELS: steps, test: 1, test[:1]: 1}
     means = 2 * 3  # loss, accuracy and number of images, once each for training and test
@@ -132,12 +128,12 @@ def test_a_step_copies_images_and_labels_alone_and_waits_for_loss_scaling_alone(
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), "float16"), ((8, 0), "bfloat16")])
 def test_the_range_test_runs_in_the_precision_of_the_gpu(capability, dtype, gpu, digits):
-    digits = digits.first(None)
-    traffic, model, steps = gpu(*capability), build("s10"), 4
+    digits = digits.subset(None)
+    traffic, model, steps = gpu(*capability), get_model("s10"), 4
     with FakeTensorMode(allow_non_fake_inputs=True), traffic:
         model.to(CUDA, memory_format=torch.channels_last)
         traffic.copied.clear()
-        found = range_test(model, digits, None, LONGER, steps=steps)
+        found = lr_range_test(model, digits, None, LONGER, steps=steps)
     assert len(found) == steps
     assert traffic.convolved == {getattr(torch, dtype)}
     constants = 2
@@ -146,11 +142,11 @@ def test_the_range_test_runs_in_the_precision_of_the_gpu(capability, dtype, gpu,
 
 
 def test_constants_that_a_prediction_put_on_the_device_serve_in_training(digits):
-    digits, model = digits.first(None), checked(network())
+    digits, model = digits.subset(None), validate_model(small_network())
     predict(model, digits, digits.test_images)
     images = torch.rand(2, 3, 32, 32, requires_grad=True)
-    digits.normalise(images).sum().backward()
-    expected = 1 / (255 * torch.from_numpy(digits.statistics[1]).float())
+    digits.normalize(images).sum().backward()
+    expected = 1 / (255 * torch.from_numpy(digits.std).float())
     assert torch.allclose(images.grad[0, :, 0, 0], expected)
 
 
@@ -165,7 +161,7 @@ def test_the_fastest_algorithms_are_searched_for_in_training_and_evaluation(digi
             return super().forward(images.flatten(1))
 
     model = Watching(3 * 32 * 32, 10)
-    fit(model, digits, None, RECIPE)
+    fit(model, digits, None, CONFIG)
     seen.pop(0)  # a trial of how it may lie in memory
     assert {flags[:3] for flags in seen} == {(True, True, False), (False, True, False)}
     assert {tf32 for training, _, _, tf32 in seen if not training} == {False}
@@ -192,44 +188,44 @@ def test_workers_are_no_more_than_the_cpus_that_this_process_may_use(
     cpus, allowed, processes, workers, monkeypatch
 ):
     here = types.SimpleNamespace(device=CUDA)
-    monkeypatch.setattr(devices, "processes", lambda: here)
+    monkeypatch.setattr(device, "distributed_state", lambda: here)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     monkeypatch.setattr(os, "cpu_count", lambda: cpus)
     if allowed is None:
         monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     else:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: allowed, raising=False)
-    assert devices.workers() == workers
+    assert device.num_workers() == workers
     here.device = torch.device("cpu")
-    assert devices.workers() == 0
+    assert device.num_workers() == 0
 
 
-@pytest.mark.parametrize("module", [loop, range_test_module])
+@pytest.mark.parametrize("module", [training, lr_finder])
 def test_training_and_range_test_load_with_the_workers_of_the_device(
     module, digits, tmp_path, monkeypatch
 ):
-    asked = []
+    workers = []
 
-    def train_loader(*given, make=module.train_loader):
-        asked.append(given[3])
-        return make(*given[:3])
+    def make_train_loader(*arguments, make=module.make_train_loader):
+        workers.append(arguments[3])
+        return make(*arguments[:3])
 
-    monkeypatch.setattr(module, "train_loader", train_loader)
-    monkeypatch.setattr(devices, "workers", lambda: 2)
+    monkeypatch.setattr(module, "make_train_loader", make_train_loader)
+    monkeypatch.setattr(device, "num_workers", lambda: 2)
     monkeypatch.setitem(MODELS, "tiny", Tiny)
-    run = dataclasses.replace(RUNS["S7/s7_dropout"], net="tiny")
-    settings = Settings(Profile("tiny", epochs=1), "digits", home=tmp_path)
-    search.with_found_rate(run, digits.first(32), settings)
-    assert set(asked) == {2}
+    experiment = dataclasses.replace(EXPERIMENTS["S7/s7_dropout"], model="tiny")
+    settings = Settings(Profile("tiny", epochs=1), "digits", output_dir=tmp_path)
+    find_experiment_lr(experiment, digits.subset(32), settings)
+    assert set(workers) == {2}
 
 
 def test_the_range_test_scales_the_loss_and_skips_steps_that_overflow(digits, monkeypatch, capsys):
-    expected = range_test(fresh(), digits, None, LONGER, steps=30)
+    expected = lr_range_test(fresh(), digits, None, LONGER, steps=30)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=10_000)
     stand_in = types.SimpleNamespace(
         device=torch.device("cpu"), scaler=scaler, prepare_model=lambda network, **_: network
     )
-    monkeypatch.setattr(devices, "accelerator", lambda: stand_in)
+    monkeypatch.setattr(device, "create_accelerator", lambda: stand_in)
     overflows = iter([True, True, False, True])
     scaled = scaler.scale
 
@@ -237,7 +233,7 @@ def test_the_range_test_scales_the_loss_and_skips_steps_that_overflow(digits, mo
         return scaled(loss) * (torch.inf if next(overflows, False) else 1)
 
     monkeypatch.setattr(scaler, "scale", overflowing)
-    found = range_test(fresh(), digits, None, LONGER, steps=30)
+    found = lr_range_test(fresh(), digits, None, LONGER, steps=30)
     assert scaler.get_scale() == 1024 / 2**3, "three steps should have been skipped"
     assert found["learning_rate"].tolist() == expected["learning_rate"].tolist()
     assert np.isfinite(found["loss"]).all()
@@ -245,8 +241,19 @@ def test_the_range_test_scales_the_loss_and_skips_steps_that_overflow(digits, mo
     assert capsys.readouterr() == ("", "")
 
 
+def small_network():
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.Dropout(0.5),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 10),
+    )
+
+
 def fresh():
-    model = network()
+    model = small_network()
     model(torch.zeros(2, 3, 32, 32))
     return model
 
@@ -254,15 +261,15 @@ def fresh():
 @pytest.mark.parametrize("name", ["SGD", "Muon", "AdamW"])
 def test_a_first_step_that_overflows_leaves_no_garbage_in_the_optimizer(name, digits, monkeypatch):
     """As SGD's fused form does: its momentum is whatever memory held before."""
-    recipe = Recipe(**{**vars(RECIPE), "optimizer": name})
-    made = []
+    config = TrainConfig(**{**vars(CONFIG), "optimizer": name})
+    optimizers = []
 
-    def make_optimizer(*given, make=loop.make_optimizer):
-        made.append(make(*given))
-        return made[0]
+    def build_optimizer(*arguments, build=training.build_optimizer):
+        optimizers.append(build(*arguments))
+        return optimizers[0]
 
-    monkeypatch.setattr(loop, "make_optimizer", make_optimizer)
-    accelerator = Accelerator(mixed_precision=devices.accelerator().mixed_precision)
+    monkeypatch.setattr(training, "build_optimizer", build_optimizer)
+    accelerator = Accelerator(mixed_precision=device.create_accelerator().mixed_precision)
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     model, overflows = fresh(), iter([True])
     model[-1].weight.register_hook(lambda g: g * torch.inf if next(overflows, False) else g)
@@ -272,8 +279,8 @@ def test_a_first_step_that_overflows_leaves_no_garbage_in_the_optimizer(name, di
         return garbage(*given, **options).fill_(torch.nan)
 
     monkeypatch.setattr(torch, "empty_like", dirty)
-    fit(model, digits, None, recipe, accelerator=accelerator)
+    fit(model, digits, None, config, accelerator=accelerator)
     assert accelerator.scaler.get_scale() == 512
     assert all(torch.isfinite(p).all() for p in model.parameters())
-    states = pd.Series(made[0].state.values()).map(dict.values).explode()
+    states = pd.Series(optimizers[0].state.values()).map(dict.values).explode()
     assert all(torch.isfinite(torch.as_tensor(value)).all() for value in states)

@@ -1,71 +1,307 @@
-"""Grad-CAM looks where the class is, for the class asked for, and leaves the network alone."""
+"""Class activation maps and occlusion maps show where the evidence for a class is."""
 
 import copy
 
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from helpers.figures.grad_cam import grad_cam, overlay
-from helpers.images import data as data_module
-from helpers.models import build
+from helpers import data as data_module
+from helpers import grad_cam as module
+from helpers.evaluation import predict
+from helpers.grad_cam import cam_occlusion_correlation, grad_cam, occlusion_map, overlay
+from helpers.models import get_model
+from helpers.results import Result
+from helpers.training import History
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data_module.digits()
+    return data_module.load_digits().subset(200, 30)
 
 
 class RedOrGreen(nn.Module):
-    """Class 0 is the image's red, class 1 its green."""
+    """The logit of class 0 is the image's mean red, that of class 1 its mean green."""
 
     def __init__(self):
         super().__init__()
-        self.layer = nn.Conv2d(3, 2, 1, bias=False)
-        self.layer.weight.data = torch.eye(2, 3).view(2, 3, 1, 1)
+        self.layer = nn.Conv2d(3, 10, 1, bias=False)
+        self.layer.weight.data = torch.eye(10, 3).view(10, 3, 1, 1)
 
     def forward(self, x):
         return self.layer(x).mean((2, 3))
 
 
-def test_the_map_is_hot_where_the_class_is(digits):
+def make_result(model, data):
+    logits = predict(model, data, data.test_images).numpy()
+    return Result(None, model, History([], [], []), {"net": "tiny"}, logits, "tiny on digits")
+
+
+@pytest.fixture
+def result(digits):
+    """A model that always predicts class 0, 1 or 2, and so makes mistakes."""
+    return make_result(RedOrGreen(), digits)
+
+
+@pytest.fixture
+def perfect_result(digits):
+    result = make_result(RedOrGreen(), digits)
+    result.logits = np.eye(10, dtype=np.float32)[digits.test_labels]
+    return result
+
+
+def panel_titles(figure):
+    return [axis.get_title() for axis in figure.axes]
+
+
+# ------------------------------------------------------------------------------------- Grad-CAM
+
+
+def test_the_map_is_high_where_the_class_is(digits):
     image = np.zeros((1, 32, 32, 3), np.uint8)
     image[:, 8:24, 4:12, 0] = 255  # red on the left
     image[:, 8:24, 20:28, 1] = 255  # green on the right
-    heat = [grad_cam(RedOrGreen(), "layer", image, np.array([c]), digits)[0] for c in (0, 1)]
-    assert heat[0].shape == (32, 32)
-    assert heat[0].dtype == np.float32
-    difference = heat[0] - heat[1]
+    red, green = (grad_cam(RedOrGreen(), "layer", image, np.array([c]), digits)[0] for c in (0, 1))
+    assert red.shape == (32, 32)
+    assert red.dtype == np.float32
+    difference = red - green
     assert difference[8:24, 4:12].mean() > 0.5
     assert difference[8:24, 20:28].mean() < -0.5
 
 
-def test_what_is_hot_is_yellow():
+def test_high_values_are_yellow():
     images = np.zeros((1, 32, 32, 3), np.uint8)
-    heat = np.zeros((1, 32, 32), np.float32)
-    heat[:, 8:24, 4:12] = 1
-    drawn = overlay(images, heat)[0]
+    cams = np.zeros((1, 32, 32), np.float32)
+    cams[:, 8:24, 4:12] = 1
+    drawn = overlay(images, cams)[0]
     assert drawn.shape == (32, 32, 3)
     assert drawn.dtype == np.uint8
-    assert (drawn[8:24, 4:12, :2] > drawn[8:24, 4:12, 2:]).all()  # red and green: yellow
-    assert (drawn[24:, :, 2] > drawn[24:, :, 1]).all()  # cold is dark blue
+    assert (drawn[8:24, 4:12, :2] > drawn[8:24, 4:12, 2:]).all()  # red and green give yellow
+    assert (drawn[24:, :, 2] > drawn[24:, :, 1]).all()  # low values are dark blue
+
+
+def test_an_overlay_is_brighter_where_the_image_is():
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    images[1] = [30, 60, 90]
+    dark, gray = overlay(images, np.full((2, 32, 32), 0.5, np.float32))
+    assert (gray.sum(axis=2) > dark.sum(axis=2)).all()
 
 
 @pytest.mark.parametrize(("name", "layer"), [("resnet18", "layer3"), ("compact", "block4")])
-def test_network_is_left_as_it_was_and_maps_differ_by_class(name, layer, digits):
-    model = build(name).train().requires_grad_(False)
+def test_the_model_is_unchanged_and_maps_differ_by_class(name, layer, digits):
+    model = get_model(name).train().requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
     images = digits.test_images[:2]
-    drawn = [grad_cam(model, layer, images, np.array(c), digits) for c in ([0, 0], [1, 1])]
-    assert drawn[0].shape == images.shape[:3]
-    assert not np.array_equal(drawn[0], drawn[1])
+    cams = [grad_cam(model, layer, images, np.array(c), digits) for c in ([0, 0], [1, 1])]
+    assert cams[0].shape == images.shape[:3]
+    assert not np.array_equal(cams[0], cams[1])
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
     assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
 
 
-def test_a_layer_that_is_not_there_is_named(digits):
-    with pytest.raises(AttributeError, match="layer9"):
-        grad_cam(build("compact"), "layer9", digits.test_images[:1], np.array([0]), digits)
+def test_a_missing_layer_is_named(digits):
+    for n in (1, 0):
+        with pytest.raises(AttributeError, match="layer9"):
+            grad_cam(get_model("compact"), "layer9", digits.test_images[:n], np.zeros(n), digits)
+
+
+def test_mistakes_are_explained_for_the_predicted_then_for_the_true_class(digits, result):
+    mistakes = np.flatnonzero(result.logits.argmax(axis=1) != digits.test_labels)[:4]
+    images, predicted = digits.test_images[mistakes], result.logits[mistakes].argmax(axis=1)
+    cams = module.explain_mistakes(result, digits, "layer", n=4)
+    assert cams.shape == (2, 4, 32, 32)
+    expected = grad_cam(result.model, "layer", images, predicted, digits)
+    assert np.allclose(cams[0], expected)
+    expected = grad_cam(result.model, "layer", images, digits.test_labels[mistakes], digits)
+    assert np.allclose(cams[1], expected)
+
+
+def test_the_gallery_has_three_pictures_for_each_mistake(digits, result):
+    figure = module.plot_grad_cam(result, digits, "layer", n=3)
+    mistakes = np.flatnonzero(result.logits.argmax(axis=1) != digits.test_labels)[:3]
+    predicted = result.logits.argmax(axis=1)
+    captions = []
+    for i in mistakes:
+        true = digits.test_labels[i]
+        captions += [f"{true}", f"{predicted[i]} (predicted)", f"{true} (true)"]
+    assert panel_titles(figure)[:9] == captions
+    pictures = [axis.images[0].get_array() for axis in figure.axes if axis.images]
+    assert len(pictures) == 9
+    assert np.array_equal(pictures[3], digits.test_images[mistakes[1]])
+    predicted_cams, true_cams = module.explain_mistakes(result, digits, "layer", n=3)
+    images = digits.test_images[mistakes]
+    assert not np.array_equal(predicted_cams, true_cams)
+    assert np.array_equal(pictures[1::3], overlay(images, predicted_cams))
+    assert np.array_equal(pictures[2::3], overlay(images, true_cams))
+    assert figure.get_suptitle() == "Grad-CAM from layer: tiny on digits"
+
+
+def test_without_mistakes_there_are_no_maps_and_the_gallery_says_so(digits, perfect_result):
+    assert module.explain_mistakes(perfect_result, digits, "layer").shape == (2, 0, 32, 32)
+    figure = module.plot_grad_cam(perfect_result, digits, "layer")
+    figure.canvas.draw()
+    [text] = figure.axes[0].texts
+    assert text.get_text() == "No mistakes: all 30 test images are classified correctly."
+
+
+# ------------------------------------------------------------------------------------ occlusion
+
+
+class Corner(nn.Module):
+    """The logit of class 3 is the mean of one 8x8 square, all others are -100."""
+
+    def __init__(self, top, left):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.square = np.s_[:, :, top : top + 8, left : left + 8]
+
+    def forward(self, x):
+        logits = torch.full((len(x), 10), -100.0)
+        logits[:, 3] = self.scale * x[self.square].mean((1, 2, 3))
+        return logits
+
+
+def test_the_logit_drops_where_the_square_that_counts_is_blurred(digits):
+    images = np.zeros_like(digits.test_images)
+    images[:, 8:16, 12:20] = 255
+    bright = data_module.dataclasses.replace(digits, test_images=images)
+    result = make_result(Corner(8, 12), bright)
+    drops = occlusion_map(result, bright, np.array([4, 7]))
+    assert drops.shape == (2, 7, 7)
+    assert drops.dtype == np.float32
+    assert np.unravel_index(drops[0].argmax(), (7, 7)) == (2, 3)
+    assert (drops[:, 4:] == 0).all()  # these squares do not touch the one that counts
+    occluded = images[:1].copy()
+    occluded[0, 8:16, 12:20] = cv2.GaussianBlur(images[0], (0, 0), sigmaX=5)[8:16, 12:20]
+    expected = result.logits[0, 3] - predict(result.model, bright, occluded)[0, 3].item()
+    assert drops[1, 2, 3] == pytest.approx(expected)
+    assert expected > 0.1
+
+
+def test_size_and_stride_set_the_positions_of_the_square(digits, result):
+    assert occlusion_map(result, digits, np.array([0]), size=16, stride=8).shape == (1, 3, 3)
+    assert occlusion_map(result, digits, np.array([0]), size=32, stride=1).shape == (1, 1, 1)
+    assert occlusion_map(result, digits, np.array([], int)).shape == (0, 7, 7)
+
+
+def test_maps_that_agree_have_a_correlation_of_one():
+    random = np.random.default_rng(0)
+    cams = random.random((3, 32, 32)).astype(np.float32)
+    starts = range(0, 25, 4)
+    drops = np.array(
+        [[[cam[y : y + 8, x : x + 8].mean() for x in starts] for y in starts] for cam in cams]
+    )
+    same_image, different_images = cam_occlusion_correlation(cams, 5 * drops - 1)
+    assert same_image.to_list() == pytest.approx([1, 1, 1])
+    assert len(different_images) == 6
+    assert different_images.abs().max() < 0.9
+    assert cam_occlusion_correlation(cams, -drops)[0].to_list() == pytest.approx([-1, -1, -1])
+    # cv2.blur gives at (y, x) the mean of rows y-4 to y+3 and columns x-4 to x+3.
+    blurred = [cv2.blur(cam, (8, 8))[4:29:4, 4:29:4] for cam in cams]
+    same_image, _ = cam_occlusion_correlation(cams, np.array(blurred))
+    assert same_image.to_list() == pytest.approx([1, 1, 1])
+
+
+def test_pairs_of_two_images_are_compared_in_order():
+    random = np.random.default_rng(0)
+    cams = random.random((2, 16, 16))
+    drops = random.random((2, 2, 2))
+    _, different_images = cam_occlusion_correlation(cams, drops, size=8, stride=8)
+    means = cams.reshape(2, 2, 8, 2, 8).mean(axis=(2, 4)).reshape(2, 4)
+    expected = [
+        np.corrcoef(means[0], drops[1].ravel())[0, 1],
+        np.corrcoef(means[1], drops[0].ravel())[0, 1],
+    ]
+    assert different_images.to_list() == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_constant_map_has_no_correlation():
+    cams = np.random.default_rng(0).random((2, 32, 32))
+    cams[0] = 0
+    same_image, _ = cam_occlusion_correlation(cams, np.random.default_rng(1).random((2, 7, 7)))
+    assert same_image.isna().to_list() == [True, False]
+
+
+def test_occlusion_is_drawn_below_grad_cam(digits, result):
+    indices = np.array([2, 5, 9])
+    drops = np.zeros((3, 7, 7), np.float32)
+    drops[:, 0, 6] = 2  # the square in the upper right corner
+    drops[:, 6, 0] = -2  # the logit rises: drawn like no change
+    figure = module.plot_occlusion(result, digits, "layer", indices, drops)
+    pictures = [axis.images[0].get_array() for axis in figure.axes]
+    assert len(pictures) == 9
+    assert np.array_equal(pictures[:3], digits.test_images[indices])
+    predicted = result.logits[indices].argmax(axis=1)
+    cams = grad_cam(result.model, "layer", digits.test_images[indices], predicted, digits)
+    assert np.array_equal(pictures[3:6], overlay(digits.test_images[indices], cams))
+    captions = [str(label) for label in predicted]
+    assert panel_titles(figure) == [*captions, "Grad-CAM", "", "", "occlusion", "", ""]
+    assert pictures[6][2, 29, 0] > pictures[6][2, 29, 2]  # yellow
+    assert pictures[6][29, 2, 2] > pictures[6][29, 2, 0]  # blue
+    enlarged = module._enlarge(drops[0])
+    assert (enlarged.shape, enlarged.min(), enlarged.max()) == ((32, 32), 0, 1)
+    assert (enlarged[:4, 28:] == 1).all()  # up to the border of the image
+    assert "layer" in figure.get_suptitle()
+
+
+def test_occlusion_of_no_images_says_so(digits, perfect_result):
+    empty = np.zeros(0, int)
+    drops = occlusion_map(perfect_result, digits, empty)
+    figure = module.plot_occlusion(perfect_result, digits, "layer", empty, drops)
+    figure.canvas.draw()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["No images"]
+    same_image, different_images = cam_occlusion_correlation(np.zeros((0, 32, 32)), drops)
+    assert len(same_image) == len(different_images) == 0
+    module.plot_agreement({"layer": (same_image, different_images)}).canvas.draw()
+
+
+def test_agreement_has_a_row_for_each_layer():
+    correlations = {
+        "layer3": (pd.Series([0.2, 0.6, np.nan]), pd.Series([-0.4, 0.0, 0.4])),
+        "layer4": (pd.Series([0.1, 0.3]), pd.Series([0.0, 0.2])),
+    }
+    figure = module.plot_agreement(correlations)
+    [axis] = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["layer3", "layer4"]
+    images, mean, *others = axis.lines
+    assert images.get_xdata()[:2].tolist() == [0.2, 0.6]
+    assert images.get_ydata().tolist() == [0, 0, 0]
+    assert mean.get_xdata()[0] == pytest.approx(0.4)
+    assert others[1].get_xdata()[0] == pytest.approx(0.2)
+    assert others[1].get_ydata()[0] == 1
+    middle_half = axis.collections[0].get_segments()[0]
+    assert middle_half[:, 0].tolist() == pytest.approx([-0.2, 0.2])
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["two images: the middle half", "an image", "mean of the images"]
+
+
+# ------------------------------------------------------------------------------- your own image
+
+
+def test_your_own_image_is_beside_its_map_and_the_most_probable_classes(digits, result):
+    photo = Image.new("RGB", (64, 64), (250, 20, 10))
+    figure = module.plot_own_image(result, digits, photo, "layer")
+    pictures = [np.asarray(axis.images[0].get_array()) for axis in figure.axes[:3]]
+    assert pictures[0].shape == (256, 256, 3)
+    assert (pictures[1] == [250, 20, 10]).all()
+    assert pictures[1].shape == (32, 32, 3)
+    cam = grad_cam(result.model, "layer", pictures[1][None], np.array([0]), digits)
+    assert np.array_equal(pictures[2], overlay(pictures[1][None], cam)[0])
+    assert panel_titles(figure)[2] == "evidence for 0"
+    logits = predict(result.model, digits, pictures[1][None])[0]
+    percentages = 100 * logits.softmax(dim=0).numpy()
+    bars = figure.axes[3].patches
+    assert len(bars) == 5
+    widths = [bar.get_width() for bar in bars]
+    assert widths == pytest.approx(np.sort(percentages)[::-1][:5])
+    names = [label.get_text() for label in figure.axes[3].get_yticklabels()]
+    assert names[0] == "0"
+    assert figure.axes[3].yaxis_inverted()  # the most probable class is on top
+    assert percentages[[int(name) for name in names]] == pytest.approx(widths)

@@ -20,81 +20,85 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
-from helpers import devices, files
-from helpers.images import data as data_module
-from helpers.images.batches import AugmentedImages
-from helpers.runs import conductor
-from helpers.runs.catalogue import RUNS
-from helpers.settings import ROOT, Profile, Settings
-from upkeep import commands, handin
+from helpers import cli, device, experiments, files, report
+from helpers import data as data_module
+from helpers.config import ROOT, Profile, Settings
+from helpers.experiments import EXPERIMENTS
+from helpers.loaders import AugmentedDataset
 
 pytestmark = pytest.mark.slow
 
-OF_RUN = handin.of_run
-BRIEF = Profile("smoke", train_images=64, epochs=1)
+WRITE_RUN_REPORT = report.write_run_report
+ONE_EPOCH = Profile("smoke", train_images=64, epochs=1)
+TWO_EPOCHS = Profile("smoke", train_images=64, epochs=2)
 
 
 @pytest.fixture(scope="module")
 def digits():
-    data = data_module.digits().first(64)
-    few = {"test_images": data.test_images[:40], "test_labels": data.test_labels[:40]}
-    return dataclasses.replace(data, **few)
+    return data_module.load_digits().subset(64, 40)
 
 
-def started(home, *arguments):
-    code = (
-        "import sys, helpers.settings, pathlib\n"
-        "chosen = helpers.settings.Settings.from_environment.__func__\n"
-        "chosen.__defaults__ = 'auto', 'auto', pathlib.Path(sys.argv.pop(1)), False\n"
-        "from helpers.__main__ import main\n"
-        "main()"
-    )
+# Runs a command with another folder for results and checkpoints.
+CLI_IN_FOLDER = """
+import pathlib, sys
+from helpers import config
+output_dir = pathlib.Path(sys.argv.pop(1))
+config.Settings.from_env.__func__.__defaults__ = ("auto", "auto", output_dir, False)
+from helpers.__main__ import main
+main()
+"""
+
+
+def start_command(output_dir, *arguments):
     environment = {**os.environ, "PROFILE": "smoke", "DATASET": "digits", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(home), *arguments],
+        [sys.executable, "-c", CLI_IN_FOLDER, str(output_dir), *arguments],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
-STOPPED = "Stopped. The same command goes on after the last whole epoch or short run."
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_ends_training_in_one_line(number, tmp_path, digits):
-    home = tmp_path / "a folder with ä space"
-    run = started(home, "train", "S7/s7_dropout")
-    while not run.stdout.readline().startswith("epoch  1/"):
-        assert run.poll() is None
-    under_way = files.alone(home / "results" / "_smoke-digits" / "S7" / "s7_dropout")
-    with pytest.raises(BlockingIOError, match=r"another process is training the run in .*s7_dr"):
-        under_way.__enter__()
-    run.send_signal(number)
-    _, error = run.communicate(timeout=60)
+def test_a_signal_ends_training_in_one_line(number, tmp_path):
+    output_dir = tmp_path / "a folder with ä space"
+    process = start_command(output_dir, "train", "S7/s7_dropout")
+    while not process.stdout.readline().startswith("epoch  1/"):
+        assert process.poll() is None
+    run_dir = output_dir / "results" / "_smoke-digits" / "S7" / "s7_dropout"
+    lock = files.file_lock(run_dir)
+    with pytest.raises(BlockingIOError, match=r"another process is working in .*s7_dr"):
+        lock.__enter__()
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
     killed = number == signal.SIGKILL
-    assert run.returncode == (-number if killed else 128 + number)
-    assert error.strip() == ("" if killed else STOPPED)
-    with files.alone(home / "results" / "_smoke-digits" / "S7" / "s7_dropout"):
-        pass  # the dead hold no lock
+    assert process.returncode == (-number if killed else 128 + number)
+    assert error.strip() == ("" if killed else cli.STOP_MESSAGE)
+    with files.file_lock(run_dir):
+        pass  # a dead process holds no lock
 
 
-def test_a_run_that_is_under_way_is_not_started_twice(digits, tmp_path, monkeypatch):
-    monkeypatch.delenv("USER", raising=False)  # as for a service
-    brief = Settings(BRIEF, "digits", home=tmp_path)
-    under_way = files.alone(brief.results("digits") / "S7/s7")  # as by another process
-    monkeypatch.setenv("USER", "jane")
-    said = pytest.raises(BlockingIOError, match=r"another process is training the run in .*s7")
-    with under_way, said:
-        conductor.train(RUNS["S7/s7"], digits, brief)
+def test_a_signal_ends_a_forked_data_loader_without_a_word():
+    code = "import os; from helpers import cli; cli._exit_on_signal(os.getppid(), 2, None)"
+    completed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False
+    )
+    assert (completed.returncode, completed.stdout, completed.stderr) == (130, b"", b"")
+
+
+def test_a_run_in_progress_is_not_started_twice(digits, tmp_path):
+    settings = Settings(ONE_EPOCH, "digits", output_dir=tmp_path)
+    lock = files.file_lock(settings.results_dir("digits") / "S7/s7")  # as another process does
+    expected = pytest.raises(BlockingIOError, match=r"another process is working in .*s7")
+    with lock, expected:
+        experiments.run_experiment(EXPERIMENTS["S7/s7"], digits, settings)
     assert not list(tmp_path.rglob("*.pt"))
 
 
-KERNEL = """
-import sys, pathlib
-from upkeep import execution
-execution.ROOT = pathlib.Path(sys.argv[1])
+RUN_NOTEBOOK = """
+import pathlib, sys
+from helpers import data, notebook_runner
+notebook_runner.ROOT = pathlib.Path(sys.argv[1])
+data.load_data = lambda settings: data.load_digits()
 from helpers.__main__ import main
-from helpers.images import data
-data.load = lambda settings: data.digits()
 sys.argv[1:] = ["run", "N"]
 main()
 """
@@ -109,55 +113,57 @@ def test_no_kernel_outlives_the_command_that_runs_a_notebook(number, tmp_path):
     nbformat.write(content, tmp_path / "notebooks" / "N.ipynb")
     environment = {**os.environ, "PROFILE": "smoke", "DATASET": "digits"}
     with subprocess.Popen(
-        [sys.executable, "-c", KERNEL, str(tmp_path)], cwd=ROOT, env=environment, text=True,
+        [sys.executable, "-c", RUN_NOTEBOOK, str(tmp_path)], cwd=ROOT, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as run:  # fmt: skip
-        said = ""
-        while not said.startswith("kernel"):
-            said = run.stdout.readline()
-            assert run.poll() is None
-        run.send_signal(number)
-        _, error = run.communicate(timeout=60)
-    assert run.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    ) as process:  # fmt: skip
+        line = ""
+        while not line.startswith("kernel"):
+            line = process.stdout.readline()
+            assert process.poll() is None
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     assert "Traceback" not in error
-    assert (STOPPED in error) == (number == signal.SIGTERM)
+    assert (cli.STOP_MESSAGE in error) == (number == signal.SIGTERM)
     with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(int(said.split()[1])).wait(timeout=30)
+        psutil.Process(int(line.split()[1])).wait(timeout=30)
 
 
-def test_an_error_of_a_transform_in_a_loader_is_shown_as_it_is(digits, tmp_path, monkeypatch):
-    def broken(images, batch):
+def test_an_error_of_a_transform_in_a_loader_is_shown_unchanged(digits, tmp_path, monkeypatch):
+    def fail(dataset, batch):
         raise RuntimeError("the student's own error")
 
-    monkeypatch.setattr(devices, "workers", lambda: 1)
-    monkeypatch.setattr(AugmentedImages, "__getitems__", broken)
-    settings = Settings(Profile("smoke", train_images=64, epochs=1), "digits", home=tmp_path)
+    monkeypatch.setattr(device, "num_workers", lambda: 1)
+    monkeypatch.setattr(AugmentedDataset, "__getitems__", fail)
+    settings = Settings(ONE_EPOCH, "digits", output_dir=tmp_path)
     with pytest.raises(RuntimeError, match="the student's own error"):
-        conductor.train(RUNS["S7/s7_dropout"], digits, settings)
+        experiments.run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, settings)
 
 
-def test_a_killed_loader_is_said_and_the_same_run_goes_on(digits, tmp_path, monkeypatch):
-    here, load = os.getpid(), AugmentedImages.__getitems__
+def test_a_killed_loader_is_reported_and_the_same_run_continues(digits, tmp_path, monkeypatch):
+    main_pid = os.getpid()
+    load_batch = AugmentedDataset.__getitems__
 
-    def killed(images, batch):
-        if os.getpid() != here and (tmp_path / "checkpoints").exists():
+    def load_batch_or_die(dataset, batch):
+        # Only in a loader, and not before the first checkpoint.
+        if os.getpid() != main_pid and (tmp_path / "checkpoints").exists():
+            (tmp_path / "killed at").write_text(str(time.monotonic()))
             os.kill(os.getpid(), signal.SIGKILL)
-        return load(images, batch)
+        return load_batch(dataset, batch)
 
-    monkeypatch.setattr(devices, "workers", lambda: 1)
-    twice = Settings(Profile("smoke", train_images=64, epochs=2), "digits", home=tmp_path)
-    monkeypatch.setattr(AugmentedImages, "__getitems__", killed)
-    began = time.monotonic()
-    with pytest.raises(
-        ChildProcessError, match=r"loads images was stopped or killed.* Run the same again"
-    ):
-        conductor.train(RUNS["S7/s7_dropout"], digits, twice)
-    assert time.monotonic() - began < 30
-    monkeypatch.setattr(AugmentedImages, "__getitems__", load)
-    again = conductor.train(RUNS["S7/s7_dropout"], digits, twice)
-    whole = dataclasses.replace(twice, home=tmp_path / "whole")
-    never_killed = conductor.train(RUNS["S7/s7_dropout"], digits, whole)
-    assert again.metrics["weights_sha256"] == never_killed.metrics["weights_sha256"]
+    monkeypatch.setattr(device, "num_workers", lambda: 1)
+    settings = Settings(TWO_EPOCHS, "digits", output_dir=tmp_path)
+    experiment = EXPERIMENTS["S7/s7_dropout"]
+    monkeypatch.setattr(AugmentedDataset, "__getitems__", load_batch_or_die)
+    with pytest.raises(ChildProcessError, match=r"loads images was stopped or killed") as error:
+        experiments.run_experiment(experiment, digits, settings)
+    assert experiments.RESUME_HINT in str(error.value)
+    assert time.monotonic() - float((tmp_path / "killed at").read_text()) < 30
+    monkeypatch.setattr(AugmentedDataset, "__getitems__", load_batch)
+    resumed = experiments.run_experiment(experiment, digits, settings)
+    elsewhere = dataclasses.replace(settings, output_dir=tmp_path / "elsewhere")
+    never_killed = experiments.run_experiment(experiment, digits, elsewhere)
+    assert resumed.metrics["weights_sha256"] == never_killed.metrics["weights_sha256"]
 
 
 @pytest.fixture
@@ -167,43 +173,45 @@ def shell():
     InteractiveShell.clear_instance()
 
 
-def test_a_notebook_shows_no_traceback_for_a_full_disk(shell, capsys):
-    shell.run_cell("from helpers import notebook\nnotebook.set_up('smoke', 'digits')")
+def test_a_notebook_shows_no_traceback_for_a_full_disk(shell, capsys, monkeypatch):
+    monkeypatch.setenv("DATASET", "digits")
+    assert shell.run_cell("from helpers import colab\ncolab.setup('smoke')").success
     capsys.readouterr()
     cell = "try:\n    open('/none/x')\nexcept OSError as e:\n    raise OSError('disk full') from e"
     assert not shell.run_cell(cell).success  # so that no further cell is run
-    said = capsys.readouterr().out
-    said = re.sub(r"\x1b\[[\d;]*m", "", said).split("\n")
-    assert [line for line in said if line][1:] == ["OSError: disk full"], "after a hint at %tb"
+    output = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    lines = [line for line in output.split("\n") if line]
+    assert lines[1:] == ["OSError: disk full"], "after a hint at %tb"
     shell.run_cell("raise KeyError('of a student')")
     assert "Traceback" in capsys.readouterr().out
 
 
-def test_an_interruption_says_that_the_same_cell_goes_on(digits, tmp_path, monkeypatch, capsys):
-    def interrupted(*_, **__):
+def test_an_interruption_says_how_to_continue(digits, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(conductor, "fit", interrupted)
+    monkeypatch.setattr(experiments, "fit", interrupt)
+    settings = Settings(ONE_EPOCH, "digits", output_dir=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        conductor.train(RUNS["S7/s7"], digits, Settings(BRIEF, "digits", home=tmp_path))
-    assert "Run the same again, and it goes on" in capsys.readouterr().out
+        experiments.run_experiment(EXPERIMENTS["S7/s7"], digits, settings)
+    assert experiments.RESUME_HINT in capsys.readouterr().out
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
     file = tmp_path / "metrics.json"
-    files.write(file, "old")
+    files.atomic_write(file, "old")
     write_bytes = type(file).write_bytes
 
-    def full(path, content):
+    def write_to_full_disk(path, content):
         write_bytes(path, content[:2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(type(file), "write_bytes", full)
+    monkeypatch.setattr(type(file), "write_bytes", write_to_full_disk)
     expected = (
         r"metrics\.json cannot be written: No space left on device; it takes 2\.0 MB, .* free$"
     )
     with pytest.raises(OSError, match=expected):
-        files.write(file, b"x" * 2_000_000)
+        files.atomic_write(file, b"x" * 2_000_000)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
     assert file.read_text() == "old"
 
@@ -211,11 +219,11 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
 def test_a_folder_that_is_a_file_is_one_line(tmp_path):
     (tmp_path / "S7").write_text("")
     with pytest.raises(OSError, match=r"curves\.png cannot be written: "):
-        files.write(tmp_path / "S7" / "curves.png", b"")
+        files.atomic_write(tmp_path / "S7" / "curves.png", b"")
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+def saved_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
     source = ROOT / "results" / "S7" / "s7_dropout"
     shutil.copytree(source, root / "results" / "S7" / "s7_dropout")
@@ -226,30 +234,33 @@ KEYS = list(json.loads((ROOT / "results/S7/s7_dropout/metrics.json").read_text()
 DAMAGE = st.one_of(
     st.binary(max_size=40),
     st.sampled_from([b"[]", b"null", b"3", b'{"net": null}', b"{", b"\xff\xfe"]),
-    st.sampled_from(KEYS),  # a figure that is missing
+    st.sampled_from(KEYS),  # a key that is missing
 )
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(damage=DAMAGE, command=st.sampled_from(["report", "check"]))
-def test_damaged_metrics_end_a_command_in_one_line(damage, command, kept, monkeypatch, capsys):
-    file = kept / "results" / "S7" / "s7_dropout" / "metrics.json"
-    whole = (ROOT / "results/S7/s7_dropout/metrics.json").read_text()
+def test_damaged_metrics_end_a_command_in_one_line(
+    damage, command, saved_root, monkeypatch, capsys
+):
+    file = saved_root / "results" / "S7" / "s7_dropout" / "metrics.json"
     if isinstance(damage, str):
-        damage = json.dumps({k: v for k, v in json.loads(whole).items() if k != damage}).encode()
+        metrics = json.loads((ROOT / "results/S7/s7_dropout/metrics.json").read_text())
+        del metrics[damage]
+        damage = json.dumps(metrics).encode()
     file.write_bytes(damage)
-    monkeypatch.setattr(handin, "of_run", lambda run: OF_RUN(run, kept))
+    monkeypatch.setattr(report, "write_run_report", lambda run: WRITE_RUN_REPORT(run, saved_root))
     arguments = {
         "report": ["report", "S7/s7_dropout"],
         "check": ["check", "S7", "missing.py:Net", "--run", str(file.parent)],
     }[command]
     monkeypatch.setattr(sys, "argv", ["helpers", *arguments])
-    monkeypatch.setattr(commands.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     code = 0
     try:
-        commands.main()
-    except SystemExit as end:
-        code = end.code
+        cli.main()
+    except SystemExit as exit_info:
+        code = exit_info.code
     error = capsys.readouterr().err
     assert code in (0, 1, 2, None)
     assert len(error.strip().splitlines()) == (1 if code else 0), error
@@ -257,55 +268,58 @@ def test_damaged_metrics_end_a_command_in_one_line(damage, command, kept, monkey
 
 
 def test_reuse_names_weights_that_were_not_measured(digits, tmp_path):
-    brief = Settings(BRIEF, "digits", home=tmp_path)
-    folder = conductor.train(RUNS["S7/s7_dropout"], digits, brief).folder
+    settings = Settings(ONE_EPOCH, "digits", output_dir=tmp_path)
+    folder = experiments.run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, settings).folder
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[len(weights) // 2] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
     shutil.copytree(
         tmp_path / "results" / "_smoke-digits", tmp_path / "results", dirs_exist_ok=True
     )
-    with pytest.raises(ValueError, match=r"model\.safetensors is not the file that metrics"):
-        conductor.train(RUNS["S7/s7_dropout"], digits, dataclasses.replace(brief, reuse=True))
+    with pytest.raises(ValueError, match="does not match the checksum"):
+        experiments.run_experiment(
+            EXPERIMENTS["S7/s7_dropout"], digits, dataclasses.replace(settings, reuse=True)
+        )
 
 
-@pytest.mark.parametrize("now", [{"device": "Tesla T4"}, {"numpy": "9.9"}, {"precision": "bf16"}])
-def test_another_device_precision_or_version_goes_on_and_says_so(
-    now, digits, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize(
+    "changes", [{"device": "Tesla T4"}, {"numpy": "9.9"}, {"precision": "bf16"}]
+)
+def test_another_device_precision_or_version_continues_and_is_reported(
+    changes, digits, tmp_path, monkeypatch, capsys
 ):
-    def here(**changed):
-        monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # it knows one precision
-        found = {"device": "CPU", "precision": "no", "numpy": "1"} | changed
-        monkeypatch.setattr(devices, "describe", lambda _: found["device"])
-        monkeypatch.setattr(devices, "precision", lambda _: found["precision"])
-        monkeypatch.setattr(devices, "versions", lambda: {"numpy": found["numpy"]})
+    def set_environment(device_name="CPU", precision="no", numpy="1"):
+        monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # it allows one precision
+        monkeypatch.setattr(device, "device_name", lambda _: device_name)
+        monkeypatch.setattr(device, "mixed_precision", lambda _: precision)
+        monkeypatch.setattr(device, "library_versions", lambda: {"numpy": numpy})
 
-    here()
-    twice = Settings(Profile("smoke", train_images=64, epochs=2), "digits", home=tmp_path)
-    fit = conductor.fit
-
-    def cut_short(model, data, transform, recipe, **options):
+    def fail_after_first_checkpoint(model, data, transform, config, **options):
         checkpoint = options["checkpoint"]
         save = checkpoint.save
         monkeypatch.setattr(checkpoint, "save", lambda state: (save(state), 1 / 0))
-        return fit(model, data, transform, recipe, **options)
+        return fit(model, data, transform, config, **options)
 
-    monkeypatch.setattr(conductor, "fit", cut_short)
+    experiment = EXPERIMENTS["S7/s7_dropout"]
+    settings = Settings(TWO_EPOCHS, "digits", output_dir=tmp_path)
+    fit = experiments.fit
+    set_environment()
+    monkeypatch.setattr(experiments, "fit", fail_after_first_checkpoint)
     with pytest.raises(ZeroDivisionError):
-        conductor.train(RUNS["S7/s7_dropout"], digits, twice)
-    monkeypatch.setattr(conductor, "fit", fit)
-    here(**now)
+        experiments.run_experiment(experiment, digits, settings)
+    monkeypatch.setattr(experiments, "fit", fit)
+    set_environment(**{name.replace("device", "device_name"): v for name, v in changes.items()})
     capsys.readouterr()
-    result = conductor.train(RUNS["S7/s7_dropout"], digits, twice)
+    result = experiments.run_experiment(experiment, digits, settings)
     lines = capsys.readouterr().out.splitlines()
     assert "Continuing after epoch 1 of 2" in lines
-    [said] = [line for line in lines if line.startswith("Changed since the last checkpoint: ")]
+    [line] = [line for line in lines if line.startswith("Changed since the last checkpoint: ")]
     before, after = result.metrics["trained_on"]
-    changed = [f"{name} {before[name]} -> {new}" for name, new in now.items()]
-    assert said.split(": ", 1)[1] == ", ".join(changed)
-    assert before | now == after
-    here(device="a third one", precision="fp16", numpy="10")
-    opened = conductor.train(RUNS["S7/s7_dropout"], digits, twice)
+    expected = [f"{name} {before[name]} -> {value}" for name, value in changes.items()]
+    assert line.split(": ", 1)[1] == ", ".join(expected)
+    assert before | changes == after
+    set_environment("a third one", "fp16", "10")
+    reopened = experiments.run_experiment(experiment, digits, settings)
     assert "Nothing left to train" in capsys.readouterr().out
     for name in ("device", "device_type", "precision", "processes", "versions", "trained_on"):
-        assert opened.metrics[name] == result.metrics[name], "it is where it was trained"
+        assert reopened.metrics[name] == result.metrics[name], "it is where it was trained"

@@ -1,19 +1,20 @@
-"""What `make` deletes: its own folders, and never anything through a link."""
+"""`make` deletes only its own folders, and never anything behind a link."""
 
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from helpers.settings import ROOT
+from helpers.config import ROOT
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def clone(tmp_path):
-    """A repository whose lock file asks for nothing, and whose .venv is a link out of it."""
+    """A repository with an empty lock file, whose .venv is a link to a folder outside."""
     clone, elsewhere = tmp_path / "clone", tmp_path / "elsewhere"
     for folder in (clone, elsewhere):
         folder.mkdir()
@@ -21,7 +22,7 @@ def clone(tmp_path):
     (clone / "requirements.lock").write_text("")
     (elsewhere / "thesis.txt").write_text("three years of work")
     (clone / ".venv").symlink_to(elsewhere)
-    for name in ("helpers", "tests", "notebooks", "colab"):
+    for name in ("helpers", "tests", "notebooks", "tools"):
         (clone / name).mkdir()
     (clone / "helpers" / "linked").symlink_to(elsewhere)
     return clone
@@ -31,9 +32,25 @@ def clone(tmp_path):
 def test_a_link_is_removed_and_what_it_points_to_stays(clone, target):
     (clone.parent / "elsewhere" / "__pycache__").mkdir()
     command = ["make", target, f"PYTHON={sys.executable}"]
-    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    there = {path.name for path in (clone.parent / "elsewhere").iterdir()}
-    assert there == {"thesis.txt", "__pycache__"}
+    result = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    remaining = {path.name for path in (clone.parent / "elsewhere").iterdir()}
+    assert remaining == {"thesis.txt", "__pycache__"}
     assert not (clone / ".venv").is_symlink()
     assert (clone / ".venv" / ".installed").exists() == (target == "setup")
+
+
+def test_help_describes_every_target(clone):
+    text = (clone / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", text, re.MULTILINE)[1]
+    result = subprocess.run(["make"], cwd=clone, capture_output=True, text=True, check=True)
+    described = re.findall(r"^make ([\w-]+) +\S", result.stdout, re.MULTILINE)
+    assert sorted(described) == sorted(targets.replace("\\", "").split())
+
+
+@pytest.mark.parametrize("repository", ["", "owner", "owner/name/more", "owner/na me"])
+def test_badges_refuses_what_is_no_repository(clone, repository):
+    command = ["make", "badges", f"REPO={repository}"]
+    result = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert f"REPO='{repository}' is not of the form owner/name" in result.stderr

@@ -1,4 +1,4 @@
-"""The networks are those of the hand-ins, and the tables leave them as they were."""
+"""The networks are those of the submissions, and the tables leave them unchanged."""
 
 import copy
 import re
@@ -8,32 +8,32 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import compact
-from helpers.anatomy import receptive_field, summary
-from helpers.anatomy.receptive_field import shown
-from helpers.models import MODELS, Compact, build
-from tests import published
-from tracing.layers import layers
+from helpers import inspection
+from helpers.inspection import format_size, trace_layers
+from helpers.models import MODELS, Compact, DepthwiseSeparableConv, get_model, validate_model
+from tests import reference_tables
+from tools.experiments import compact_shapes
 
 
-@pytest.mark.parametrize("name", published.LAYERS)
+@pytest.mark.parametrize("name", reference_tables.LAYERS)
 def test_every_published_row(name):
-    table = summary.layer_table(build(name))
-    assert published.rows(table) == published.LAYERS[name]
-    assert f"Total params: {published.FIGURES[name][0]:,}" in table
+    table = inspection.torchsummary_text(get_model(name))
+    assert reference_tables.rows(table) == reference_tables.LAYERS[name]
+    assert f"Total params: {reference_tables.FIGURES[name][0]:,}" in table
 
 
 def test_every_published_row_of_s10():
     rows = []
-    for line in str(summary.torchinfo_table(build("s10"))).splitlines():
-        if found := re.match(r"[├│└─ ]+(\w+: \d-\d+)\s+(.*)", line):
-            columns = re.findall(r"\[[\d, ]+\]|--|[\d,]+", found[2])
-            rows.append((found[1], *columns[:4]))
-    assert rows == published.S10_LAYERS
+    for line in inspection.torchinfo_text(get_model("s10")).splitlines():
+        match = re.match(r"[├│└─ ]+(\w+: \d-\d+)\s+(.*)", line)
+        if match:
+            columns = re.findall(r"\[[\d, ]+\]|--|[\d,]+", match[2])
+            rows.append((match[1], *columns[:4]))
+    assert rows == reference_tables.S10_LAYERS
 
 
 def test_stages_of_s10():
-    model = build("s10")
+    model = get_model("s10")
     shapes = {}
     for name, module in model.named_children():
         module.register_forward_hook(
@@ -52,18 +52,18 @@ def test_stages_of_s10():
     }
 
 
-def test_compact_has_the_parts_that_are_asked_for():
-    found = layers(build("compact"))
-    kinds = [layer.kind for layer in found]
+def test_compact_has_the_required_layers():
+    layers = trace_layers(get_model("compact"))
+    kinds = [layer.kind for layer in layers]
     assert not {"max pool", "average pool"} & set(kinds)
     assert kinds[-2:] == ["gap", "fc"]
-    assert sum(layer.separable for layer in found) >= 6
-    before, _ = receptive_field.receptive_field(found)
+    assert sum(layer.separable for layer in layers) >= 6
+    before, _ = inspection.receptive_field_of(layers)
     assert min(before) > 44
 
 
 def test_transitions_of_compact():
-    model = build("compact").eval()
+    model = get_model("compact").eval()
     first, second, third = (getattr(model, f"transition{i}")[0] for i in (1, 2, 3))
     assert first.kernel_size == (1, 1)
     assert first.stride == (1, 1)
@@ -77,81 +77,116 @@ def test_transitions_of_compact():
             lambda _module, _input, output, name=name: shapes.update({name: output.shape[-1]})
         )
     model(torch.zeros(1, 3, 32, 32))
-    sizes = [shapes[f"{part}{i}"] for i in (1, 2, 3) for part in ("block", "transition")]
+    sizes = [shapes[f"{name}{i}"] for i in (1, 2, 3) for name in ("block", "transition")]
     assert sizes == [32, 32, 32, 16, 16, 8]
 
 
-def test_the_shapes_that_were_compared_are_what_their_table_says():
-    table = pd.read_csv(compact.TABLE)
-    assert set(table["name"]) == set(compact.SHAPES)
+def test_the_table_of_shapes_matches_the_shapes():
+    table = pd.read_csv(compact_shapes.TABLE)
+    assert set(table["name"]) == set(compact_shapes.SHAPES)
     for row in table.to_dict("records"):
-        shape = compact.SHAPES[row["name"]]
+        shape = compact_shapes.SHAPES[row["name"]]
         model = Compact(**shape)
         assert {key: row[key] for key in ("widths", "depths")} == {
             key: str(shape[key]) for key in ("widths", "depths")
         }
-        assert summary.parameter_count(model) == row["parameters"] < 100_000
-        field, _ = receptive_field.receptive_field(layers(model))
-        assert shown(field) == row["receptive field"]
+        assert inspection.count_parameters(model) == row["parameters"] < 100_000
+        before, _ = inspection.receptive_field(model)
+        assert format_size(before) == row["receptive field"]
     best = table.groupby("name")["validation accuracy (%)"].mean().idxmax()
-    assert str(Compact(**compact.SHAPES[best])) == str(build("compact"))
+    assert str(Compact(**compact_shapes.SHAPES[best])) == str(get_model("compact"))
 
 
 def test_downsampling_of_compact_reads_every_pixel_and_that_of_s9_a_quarter():
-    def share(conv):
+    def fraction_of_pixels_read(conv):
         maps = torch.rand(1, conv.in_channels, 32, 32, requires_grad=True)
         conv(maps).sum().backward()
         return (maps.grad.abs().sum(dim=1) > 0).float().mean().item()
 
-    ours, s9 = build("compact"), build("s9")
-    assert share(ours.transition2[0]) == share(ours.transition3[0]) == 1
+    compact, s9 = get_model("compact"), get_model("s9")
+    assert fraction_of_pixels_read(compact.transition2[0]) == 1
+    assert fraction_of_pixels_read(compact.transition3[0]) == 1
     strided = [m for m in s9.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
-    assert [share(conv) for conv in strided] == [0.25] * 3
-    blind = copy.deepcopy(ours.transition2[0])
-    blind.dilation, blind.padding = (2, 2), (2, 2)
-    assert share(blind) == 0.25  # what dilation 2 would read with stride 2
+    assert [fraction_of_pixels_read(conv) for conv in strided] == [0.25] * 3
+    even_dilation = copy.deepcopy(compact.transition2[0])  # would skip pixels with stride 2
+    even_dilation.dilation = even_dilation.padding = (2, 2)
+    assert fraction_of_pixels_read(even_dilation) == 0.25
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_mult_adds_and_fields(name):
-    model = build(name)
-    params, millions, fields = published.FIGURES[name]
-    assert summary.parameter_count(model) == params
-    assert summary.mult_adds(model) / 1e6 == pytest.approx(millions, abs=0.005)
-    found = receptive_field.receptive_field(layers(model))
-    assert tuple(map(shown, found)) == fields
+    model = get_model(name)
+    params, million_mult_adds, fields = reference_tables.FIGURES[name]
+    assert inspection.count_parameters(model) == params
+    assert inspection.count_mult_adds(model) / 1e6 == pytest.approx(million_mult_adds, abs=0.005)
+    assert tuple(map(format_size, inspection.receptive_field(model))) == fields
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_have_one_row_an_image_and_gradients_reach_every_parameter(name):
-    model = build(name)
+    model = get_model(name)
     logits = model(torch.randn(4, 3, 32, 32))
     assert logits.shape == (4, 10)
     # Not the cross-entropy: with a ReLU on the logits its gradient may vanish at the start.
     (logits * torch.randn(4, 10)).sum().backward()
-    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-    assert not dead
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
     assert all(p.grad.abs().sum() > 0 for p in model.parameters() if p.ndim == 4)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_tables_leave_network_and_random_state_alone(name):
-    model = build(name).train()
-    before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    summary.layer_table(model)
-    summary.mult_adds(model)
-    layers(model)
+def test_tables_leave_model_and_random_state_unchanged(name):
+    model = get_model(name).train()
+    weights = copy.deepcopy(model.state_dict())
+    random_state = torch.get_rng_state()
+    inspection.torchsummary_text(model)
+    inspection.count_mult_adds(model)
+    trace_layers(model)
     assert model.training
     assert torch.equal(torch.get_rng_state(), random_state)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     assert not any(m._forward_hooks for m in model.modules())
 
 
-def test_dropout_is_in_the_published_places_with_the_published_probability():
-    rates = [m.p for m in build("s7_dropout").modules() if isinstance(m, nn.Dropout)]
-    assert rates == [0.15] * 6
+@pytest.mark.parametrize(
+    ("name", "probabilities"), [("s7_dropout", [0.15] * 6), ("s9", [0.2] * 7), ("s10", [0.02] * 8)]
+)
+def test_dropout_is_in_the_published_layers_with_the_published_probability(name, probabilities):
+    dropouts = [module for module in get_model(name).modules() if isinstance(module, nn.Dropout)]
+    assert [dropout.p for dropout in dropouts] == probabilities
 
 
-def test_unknown_network_is_named_with_those_there_are():
+def test_a_depthwise_separable_convolution_has_the_names_of_the_saved_weights():
+    weights = DepthwiseSeparableConv(3, 5).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    assert shapes == {"depthwise.weight": (3, 1, 3, 3), "pointwise.weight": (5, 3, 1, 1)}
+
+
+def test_an_unknown_name_is_an_error_that_lists_the_names():
     with pytest.raises(ValueError, match=r"network=s8 is unknown.*s7, s7_dropout, s9"):
-        build("s8")
+        get_model("s8")
+
+
+class WithoutParameters(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)).repeat(1, 4)[:, :10]
+
+
+class WithFrozenParameters(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(3072, 10))
+        self.requires_grad_(False)
+
+
+@pytest.mark.parametrize("model_class", [WithoutParameters, WithFrozenParameters])
+def test_a_network_with_nothing_to_train_is_refused_in_one_line(model_class):
+    expected = f"^{model_class.__name__} has no parameters that require gradients: .*nn.Linear$"
+    with pytest.raises(ValueError, match=expected):
+        validate_model(model_class())
+
+
+def test_a_network_with_some_parameters_to_train_is_accepted():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    model[1].weight.requires_grad_(False)
+    assert validate_model(model) is model

@@ -6,6 +6,7 @@ import functools
 import html
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -15,17 +16,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from experiments import batch_statistics, rates
-from helpers import models
-from helpers.anatomy import summary
-from helpers.figures import plots
-from helpers.figures.grad_cam import grad_cam
-from helpers.images import data
-from helpers.runs import results, search
-from helpers.runs.catalogue import RUNS
-from helpers.settings import ROOT, SMOKE, Settings
-from helpers.training.recipes import shortened
-from tracing.layers import layers
+from helpers import experiments, inspection, lr_finder, models, plotting
+from helpers.config import FULL, ROOT, SMOKE, Settings
+from helpers.data import load_digits
+from helpers.experiments import EXPERIMENTS
+from helpers.grad_cam import grad_cam
+from helpers.optim import scale_to_profile
+from helpers.results import Result, read_metrics
+from tools.experiments import batch_statistics, learning_rates
 
 NAMES = ("S7", "S9", "S10", "ResNet18_GradCAM")
 PAGES = [*NAMES, *(f"solutions/{name}" for name in NAMES)]
@@ -41,26 +39,31 @@ def prose(name):
     return "\n\n".join(cell.source for cell in read(name).cells if cell.cell_type == "markdown")
 
 
-def code(name, part):
-    """The source of the only code cell that contains a part."""
-    cells = [c.source for c in read(name).cells if c.cell_type == "code" and part in c.source]
-    assert len(cells) == 1, (part, len(cells))
+def code(name, text):
+    """The source of the only code cell that contains a text."""
+    cells = [c.source for c in read(name).cells if c.cell_type == "code" and text in c.source]
+    assert len(cells) == 1, (text, len(cells))
     return cells[0]
+
+
+def cell_by_id(name, cell_id):
+    [cell] = [cell for cell in read(name).cells if cell.id == cell_id]
+    return cell
 
 
 def shown(name):
     """Every output that is displayed, with its cell: kind and text."""
     for cell in read(name).cells:
         for output in cell.get("outputs", []):
-            found = output.get("data", {})
-            kinds = [k for k in ("text/html", "text/markdown", "image/png") if k in found]
+            by_kind = output.get("data", {})
+            kinds = [k for k in ("text/html", "text/markdown", "image/png") if k in by_kind]
             kind = (kinds or ["text/plain"])[0]
-            yield cell, kind, output.get("text") or found.get(kind, "")
+            yield cell, kind, output.get("text") or by_kind.get(kind, "")
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.digits().first(512)
+    return load_digits().subset(512)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -69,12 +72,12 @@ def test_no_line_of_output_is_wider_than_the_page(name):
         if kind in ("text/plain", "text/markdown"):
             assert max(map(len, text.splitlines()), default=0) <= 120, cell.id
         if text.startswith("<details>"):
-            folded = text.partition("<pre>")[2].removesuffix("</pre></details>")
-            assert max(map(len, html.unescape(folded).splitlines())) <= 120, cell.id
+            collapsed = text.partition("<pre>")[2].removesuffix("</pre></details>")
+            assert max(map(len, html.unescape(collapsed).splitlines())) <= 120, cell.id
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_no_output_is_longer_than_a_screen_unless_it_is_folded(name):
+def test_no_output_is_longer_than_a_screen_unless_it_is_collapsed(name):
     for cell, kind, text in shown(name):
         if kind == "text/html" and not text.startswith("<details>"):
             assert text.count("<tr") <= 60, cell.id
@@ -86,20 +89,20 @@ def test_no_output_is_longer_than_a_screen_unless_it_is_folded(name):
 def test_code_is_shown_highlighted(name):
     cells = [cell for cell in read(name).cells if cell.cell_type == "code"]
     assert not [cell.id for cell in cells if "getsource" in cell.source]
-    for cell in cells:
-        if cell.source.startswith("listing("):
-            [output] = cell.outputs
-            assert output.data["text/markdown"].startswith("```python\n"), cell.id
+    shows_source = [cell for cell in cells if re.match(r"(colab\.)?show_source\(", cell.source)]
+    for cell in shows_source:
+        [output] = cell.outputs
+        assert output.data["text/markdown"].startswith("```python\n"), cell.id
     if name in NAMES:
-        assert sum(cell.source.startswith("listing(") for cell in cells) >= 2
+        assert len(shows_source) >= 2
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_figure_has_a_caption(name):
     cells = read(name).cells
     for cell, after in zip(cells, [*cells[1:], None], strict=True):
-        drawn = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-        if cell.cell_type == "code" and (drawn or re.search(r"^show\(", cell.source, re.MULTILINE)):
+        figures = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+        if cell.cell_type == "code" and (figures or "save_and_show(" in cell.source):
             assert after.cell_type == "markdown", cell.id
             assert re.match(r"\*[^*].*[.?]\*", after.source, re.DOTALL), cell.id
 
@@ -107,19 +110,37 @@ def test_every_figure_has_a_caption(name):
 @pytest.mark.parametrize("name", PAGES)
 def test_every_figure_is_on_the_page(name):
     for cell in read(name).cells:
-        if cell.cell_type == "code" and "show(" in cell.source:
-            *before, last = ast.parse(cell.source).body
-            assert not any(ast.unparse(part).startswith("show(") for part in before), cell.id
-            assert ast.unparse(last).startswith("show("), cell.id
+        if cell.cell_type == "code" and "save_and_show(" in cell.source:
+            *before, last = [ast.unparse(statement) for statement in ast.parse(cell.source).body]
+            assert not any(statement.startswith("save_and_show(") for statement in before), cell.id
+            assert last.startswith("save_and_show("), cell.id
             assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.id
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_network_of_ones_own_is_not_judged_on_the_test_images(name):
-    assert "images.validation()" in code(name, "train(mine, ")
+def test_every_figure_among_the_results_is_on_the_page(name):
+    sources = "\n".join(cell.source for cell in read(name).cells if cell.cell_type == "code")
+    for path in (ROOT / "results" / name).rglob("*.png"):
+        assert re.search(rf"[\"/]{path.name}\"", sources), path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_of_ones_own_is_not_tested_on_the_test_images(name, digits, monkeypatch):
+    monkeypatch.setattr(models, "MODELS", {**models.MODELS})
+    monkeypatch.setattr(experiments, "MODELS", models.MODELS)
+    monkeypatch.setattr(experiments, "run_experiment", lambda *arguments: arguments)
+    scope = {"Mine": nn.Identity, "data": digits, "settings": Settings(FULL)}
+    scope["try_model"] = experiments.try_model
+    exec(code(name, "try_model(Mine, "), scope)
+    experiment, data, settings = scope["result_mine"]
+    assert experiment.name == f"{name}/mine"
+    assert (data.split, settings.profile.epochs) == ("validation", 2)
+    assert not {image.tobytes() for image in data.test_images} & {
+        image.tobytes() for image in digits.test_images
+    }
     [cell] = [cell for cell in read(name).cells if cell.id.endswith("-own-7")]
-    ours, mine = cell.outputs[0]["data"]["text/plain"].splitlines()[-2:]
-    assert (ours.split()[5], mine.split()[5]) == ("10,000", "5,000")
+    saved, mine = cell.outputs[0]["data"]["text/plain"].splitlines()[-2:]
+    assert (saved.split()[5], mine.split()[5]) == ("10,000", "5,000")
 
 
 def test_terms_are_introduced_with_a_link_before_they_are_used():
@@ -169,7 +190,7 @@ def test_exercises_say_what_one_learns_and_are_solved(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_there_is_one_table_of_our_networks_demands(name):
+def test_there_is_one_table_of_our_models_requirements(name):
     cells = [c.source for c in read(name).cells if c.cell_type == "code" and "own" not in c.id]
     assert sum("requirements." in source for source in cells) == 1
 
@@ -177,12 +198,12 @@ def test_there_is_one_table_of_our_networks_demands(name):
 def test_grad_cam_by_hand_is_the_librarys(digits):
     source = code("ResNet18_GradCAM", "def grad_cam_by_hand")
     assert len(source.splitlines()) <= 16
-    scope = {"F": F, "nn": nn, "np": np, "torch": torch}
-    exec("import cv2\n" + source, scope)
+    scope = {"F": F, "nn": nn, "torch": torch}
+    exec(source, scope)
     torch.manual_seed(0)
-    model, image = models.build("compact").eval(), digits.test_images[:1]
+    model, image = models.get_model("compact").eval(), digits.test_images[:1]
     model.fc.weight.data *= 1_000  # beside such gradients the library's epsilon is nothing
-    inputs = digits.normalise(torch.from_numpy(image).permute(0, 3, 1, 2))
+    inputs = digits.normalize(torch.from_numpy(image).permute(0, 3, 1, 2))
     for label in (0, 7):
         by_hand = scope["grad_cam_by_hand"](model, "block4", inputs, label)
         library = grad_cam(model, "block4", image, np.array([label]), digits)[0]
@@ -191,23 +212,60 @@ def test_grad_cam_by_hand_is_the_librarys(digits):
     assert not any(m._forward_hooks for m in model.modules())
 
 
+@pytest.mark.slow
+def test_the_page_on_grad_cam_runs_for_a_model_that_makes_no_mistakes(digits, tmp_path, capsys):
+    data = digits.subset(4, 4)
+    logits = 10 * np.eye(10, dtype=np.float32)[data.test_labels]
+    results = {
+        name: Result(tmp_path, models.get_model(name).eval(), None, {"net": name}, logits, name)
+        for name in ("resnet18", "compact")
+    }
+    cells = [cell for cell in read("ResNet18_GradCAM").cells if cell.cell_type == "code"]
+    ids = [cell.id for cell in cells]
+    scope = {}
+    exec(cells[1].source, scope)  # the imports
+    scope |= {"result": results["resnet18"], "result_compact": results["compact"], "data": data}
+    scope["save_and_show"] = lambda figure, path: figure.savefig(path)
+    section = cells[ids.index("resnet18-33") : ids.index("resnet18-agreement-paired") + 1]
+    assert len(section) >= 10
+    for cell in section:
+        exec(cell.source, scope)
+    assert "largest difference from the grad-cam library: 0.0" in capsys.readouterr().out
+
+
 def test_the_loop_on_the_page_is_short_and_learns(digits, capsys, monkeypatch):
     source = code("S7", "loss.backward()")
     assert len(source.splitlines()) <= 15
     tiny = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
     monkeypatch.setitem(models.MODELS, "s7", lambda: tiny)
-    scope = {"F": F, "np": np, "torch": torch, "models": models, "RUNS": RUNS, "images": digits}
-    scope |= {"settings": Settings(SMOKE)}
+    scope = {
+        "F": F,
+        "np": np,
+        "torch": torch,
+        "models": models,
+        "EXPERIMENTS": EXPERIMENTS,
+        "data": digits,
+        "settings": Settings(SMOKE),
+    }
     for _ in range(3):  # three epochs of it
-        exec(source, scope | {"mean": digits.statistics[0]})
+        exec(source, scope)
     losses = [float(x) for x in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
     assert len(losses) == 12
     assert losses[-1] < losses[0] - 0.3
-    assert "(../helpers/training/loop.py)" in prose("S7")
+    assert "(../helpers/training.py)" in prose("S7")
+
+
+def test_the_loop_on_the_page_counts_only_images_that_are_there(digits, capsys):
+    scope = {"F": F, "np": np, "torch": torch, "models": models, "EXPERIMENTS": EXPERIMENTS}
+    exec(
+        code("S7", "loss.backward()"),
+        {**scope, "data": digits.subset(32), "settings": Settings(SMOKE)},
+    )
+    assert re.findall(r"([\d,]+) images seen", capsys.readouterr().out) == ["32"]
 
 
 def test_kernels_read_what_s9_says(capsys):
-    scope = {"nn": nn, "np": np, "torch": torch, "s9": models.build("s9")}
+    scope = {"nn": nn, "np": np, "torch": torch, "s9": models.get_model("s9")}
     exec(code("S9", "def values_read"), scope)
     shares = [f"{every.mean():.0%}" for _, _, every in scope["read"].values()]
     assert shares == ["100%"] * 5 + ["25%", "100%", "25%", "100%"]
@@ -221,7 +279,7 @@ def test_kernels_read_what_s9_says(capsys):
     assert "s9: 1x1, stride 2" in capsys.readouterr().out
 
 
-def test_s10s_stages_are_all_that_the_hand_in_lists(capsys):
+def test_s10s_stages_are_all_that_the_submission_lists(capsys):
     scope = {"models": models, "torch": torch}
     exec(code("S10", "layer 1, X + R1"), scope)
     shapes = {name: tuple(output.shape) for name, output in scope["stages"].items()}
@@ -229,27 +287,29 @@ def test_s10s_stages_are_all_that_the_hand_in_lists(capsys):
     assert shapes["layer 3, X + R2"] == (1, 512, 4, 4)
     assert shapes["reshape before FC"] == (1, 512)
     assert len(shapes) == 11
-    whole = scope["s10"](torch.zeros(1, 3, 32, 32))
-    assert torch.allclose(scope["stages"]["after FC"], whole)
+    logits = scope["s10"](torch.zeros(1, 3, 32, 32))
+    assert torch.allclose(scope["stages"]["after FC"], logits)
     capsys.readouterr()
 
 
-def test_s10s_exercise_with_sgd_has_a_rate_and_a_decay_of_its_own():
-    scope = {"dataclasses": dataclasses, "RUNS": RUNS, "reached": lambda **runs: runs}
+def test_s10s_exercise_with_sgd_has_a_learning_rate_and_a_decay_for_sgd():
+    scope = {"dataclasses": dataclasses, "EXPERIMENTS": EXPERIMENTS, "data": None, "short": None}
+    scope["run_short"] = lambda data, settings, **runs: runs
     exec(code("solutions/S10", "def variant"), scope)
     exec(code("solutions/S10", "def with_sgd"), scope)
-    for rate in (0.1, 0.01):
-        recipe = scope["with_sgd"](rate).recipe
-        assert (recipe.optimizer, recipe.batch_size, recipe.max_lr) == ("SGD", 128, rate / 4)
-        assert recipe.max_lr * recipe.weight_decay < 1e-3
-    assert scope["s10"].recipe.max_lr == RUNS["S10/s10"].recipe.max_lr / 2
-    peak = scope["s10"].recipe.max_lr * 2 * scope["s10"].recipe.weight_decay
+    for lr in (0.1, 0.01):
+        config = scope["with_sgd"](lr).config
+        assert (config.optimizer, config.batch_size, config.max_lr) == ("SGD", 128, lr / 4)
+        assert config.max_lr * config.weight_decay < 1e-3
+    assert scope["s10"].config.max_lr == EXPERIMENTS["S10/s10"].config.max_lr / 2
+    peak = scope["s10"].config.max_lr * 2 * scope["s10"].config.weight_decay
     assert f"{peak:.5f}".lstrip("0") + " at AdamW's peak" in prose("solutions/S10")
     assert "weight decay of 5e-4" in prose("S10")
 
 
-def test_what_s7_says_of_its_ablation_is_in_the_table(capsys):
-    scope = {"pd": pd, "np": np, "ROOT": ROOT}
+def test_what_s7_says_of_its_ablation_is_in_the_table(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    scope = {"pd": pd, "np": np}
     exec(code("S7", "ablation.csv"), scope)
     difference = scope["ablation"].set_index("name")["standard errors"]
     assert difference.idxmin() == "usual random weights"
@@ -269,7 +329,7 @@ def test_what_s7_says_of_full_runs_with_muon_is_in_the_table():
     assert 0.4 < sgd["test_accuracy_mean"] - muon["test accuracy (%)"].mean() < 0.6
 
 
-def test_what_s10_says_of_its_sweep_is_in_the_table(tmp_path):
+def test_what_s10_says_of_its_sweep_is_in_the_table(tmp_path, monkeypatch):
     for said in (
         "at twice the best rate of the five, the loss is higher than at a quarter of it",
         "are 35 to 120 times as high",
@@ -277,15 +337,20 @@ def test_what_s10_says_of_its_sweep_is_in_the_table(tmp_path):
         "by up to two hundredths, and the rate found from them by up to a sixth",
     ):
         assert said in " ".join(prose("S10").split())
-    scope = {"pd": pd, "np": np, "ROOT": ROOT, "plots": plots, "folder": tmp_path}
-    scope |= {"results": results, "RUNS": RUNS}
-    exec(code("S10", "sweep = "), scope | {"show": lambda *_: None}, scope)
-    exec(code("S10", "best_rate(dict(zip("), scope | {"best_rate": search.best_rate}, scope)
-    sweep, best = scope["sweep"], scope["best"]
-    full = RUNS["S10/s10"].recipe
-    assert (search.SHORT.epochs, 50_000 // 5) == (rates.PROFILE.epochs, rates.IMAGES)
-    short = shortened(full, rates.PROFILE, rates.IMAGES)
-    steps = [r.epochs * -(-n // r.batch_size) for r, n in ((short, rates.IMAGES), (full, 50_000))]
+    monkeypatch.chdir(ROOT)
+    scope = {"pd": pd, "Path": Path, "folder": tmp_path, "save_and_show": lambda *_: None}
+    scope |= {"plotting": plotting, "lr_finder": lr_finder}
+    scope |= {"read_metrics": read_metrics, "EXPERIMENTS": EXPERIMENTS}
+    exec(code("S10", "sweep = "), scope)
+    exec(code("S10", "best_lrs = "), scope)
+    sweep, lr_table = scope["sweep"], scope["lr_table"]
+    best = lr_table[["seed 0", "seed 1"]].set_axis([0, 1], axis=1)
+    full = EXPERIMENTS["S10/s10"].config
+    images = learning_rates.TRAIN_IMAGES
+    assert lr_finder.SHORT_RUN.epochs == learning_rates.PROFILE.epochs
+    assert images == 50_000 // 5
+    short = scale_to_profile(full, learning_rates.PROFILE, images)
+    steps = [r.epochs * -(-n // r.batch_size) for r, n in ((short, images), (full, 50_000))]
     assert "take {} steps, a full run {:,}.".format(*steps) in " ".join(prose("S10").split())
     losses = sweep[sweep["run"] == "s10, AdamW"].set_index("learning rate")["validation loss"]
     assert losses[2 * losses.idxmin()] > losses[losses.idxmin() / 4]
@@ -296,10 +361,10 @@ def test_what_s10_says_of_its_sweep_is_in_the_table(tmp_path):
     assert len(moved) == 3
     assert moved.between(1 / 1.2, 1.2).all()
     assert max(*moved, *1 / moved) == pytest.approx(7 / 6, abs=0.02), "a sixth"
-    kept = scope["rates"]["kept run"].dropna()
-    assert len(kept) == 6
-    off = [kept[run] / best.loc[run].dropna() for run in kept.index]
-    assert max(ratio for one in off for each in one for ratio in (each, 1 / each)) < 1.8
+    saved = lr_table["saved run"].dropna()
+    assert len(saved) == 6
+    ratios = pd.concat([saved[run] / best.loc[run].dropna() for run in saved.index])
+    assert max(*ratios, *1 / ratios) < 1.8
     assert "none of them more than a factor of 1.8" in " ".join(prose("S10").split())
     assert "within a factor of 3.5 (SGD) or 1.2 (Muon)" in " ".join(prose("S10").split())
     for optimizer, factor in (("SGD", 3.5), ("Muon", 1.2)):
@@ -311,7 +376,7 @@ def test_what_s9_says_of_its_jagged_curve_is_in_the_table():
     said = " ".join(prose("S9").split())
     assert "Measured again, the accuracy rises from each point to the next" in said
     assert "less than a point is missing three epochs before the end, less than a tenth" in said
-    batches = batch_statistics.IMAGES / RUNS["S9/compact"].recipe.batch_size
+    batches = batch_statistics.TRAIN_IMAGES / EXPERIMENTS["S9/compact"].config.batch_size
     assert batches == 40
     assert "measured again on forty batches" in said
     table = pd.read_csv(ROOT / "results" / "S9" / "batch_statistics.csv")
@@ -329,17 +394,19 @@ def test_what_s9_says_of_its_jagged_curve_is_in_the_table():
 
 
 def test_what_is_said_of_layers_is_what_they_are():
-    fields = {layer.name: layer.field[0] for layer in layers(models.build("resnet18"))}
+    layers = inspection.trace_layers(models.get_model("resnet18"))
+    fields = {layer.name: layer.field[0] for layer in layers}
     ends = [fields[name] for name in ("conv5", "conv10", "conv15", "conv20")]
     assert "one value sees {}, {}, {} and {} pixels".format(*ends) in " ".join(
         prose("ResNet18_GradCAM").split())  # fmt: skip
-    last = summary.shares(models.build("s10")).loc[["conv7", "conv8"]].sum()
+    costs = inspection.layer_cost_percentages(models.get_model("s10"))
+    last = costs.loc[["conv7", "conv8"]].sum()
     assert f"hold {last['parameters']:.0f} % of all parameters" in prose("S10")
     assert last["multiply-adds"] == pytest.approx(20, abs=0.5), "a fifth"
 
 
 def test_what_s9_says_of_work_that_is_lost_is_in_its_shares():
-    unread = 0.75 * summary.shares(models.build("s9"))["multiply-adds"]
+    unread = 0.75 * inspection.layer_cost_percentages(models.get_model("s9"))["multiply-adds"]
     said, each = " ".join(prose("S9").split()), unread[["conv3", "conv6", "conv8"]]
     lost = (
         "three quarters, which are {:.0f} % of the network's. The other transitions waste most of "
@@ -350,7 +417,7 @@ def test_what_s9_says_of_work_that_is_lost_is_in_its_shares():
 
 
 def solved(name):
-    """The prose of a page of solutions; readers of a cell's table and of the logs in it."""
+    """The prose of a page of solutions; functions that read a cell's table and the logs in it."""
 
     def outputs(number):
         [cell] = [c for c in read(f"solutions/{name}").cells if c.id.endswith(f"-{number}")]
@@ -362,9 +429,9 @@ def solved(name):
 
     def of_log(number):
         text = "".join(output.get("text", "") for output in outputs(number))
-        found = re.findall(r"epoch +(\d+)/\d+ .*train loss [\d.]+, +([\d.]+) %", text)
-        runs = [float(share) for _, share in found]
-        return np.reshape(runs, (-1, max(int(epoch) for epoch, _ in found)))
+        rows = re.findall(r"epoch +(\d+)/\d+ .*train loss [\d.]+, +([\d.]+) %", text)
+        accuracies = [float(accuracy) for _, accuracy in rows]
+        return np.reshape(accuracies, (-1, max(int(epoch) for epoch, _ in rows)))
 
     return " ".join(prose(f"solutions/{name}").split()), of_cell, of_log
 
@@ -396,10 +463,12 @@ def test_what_s9s_solutions_say_of_their_runs_is_in_the_tables():
         "reached {:.1f} and {:.1f} %: beside those, a point or less is left".format(*again) in said
     )
     assert (again - max(black, noise)).between(0, 1.1).all()
-    compact = models.build("compact")
-    separable = [summary.parameter_count(block[0]) for block in (compact.block3, compact.block4)]
+    compact = models.get_model("compact")
+    separable = [
+        inspection.count_parameters(block[0]) for block in (compact.block3, compact.block4)
+    ]
     assert "has {:,}, one of `block4` {:,}".format(*separable) in said
-    over = summary.parameter_count(compact) + 3 * (9 * 40**2 - 9 * 40 - 40**2) - 99_999
+    over = inspection.count_parameters(compact) + 3 * (9 * 40**2 - 9 * 40 - 40**2) - 99_999
     assert f"lose {over:,} parameters or more" in said
     assert min(np.dot(separable, counts) for counts in ((2, 2), (1, 3))) >= over
 
@@ -417,7 +486,7 @@ def test_what_s10s_solutions_say_of_the_peaks_is_in_their_tables():
 
 
 def test_what_is_said_of_the_test_of_grad_cam_is_in_its_table():
-    [cell] = [cell for cell in read("ResNet18_GradCAM").cells if cell.id == "resnet18-agreement"]
+    cell = cell_by_id("ResNet18_GradCAM", "resnet18-agreement")
     text = cell.outputs[-1]["data"]["text/plain"]
     numbers = 4 * r" +(-?[\d.]+)"
     rows = re.findall(rf"^(\w+, \w+){numbers}$", text, re.MULTILINE)
@@ -444,9 +513,10 @@ def test_what_is_said_of_the_test_of_grad_cam_is_in_its_table():
     behind = f"ends {plain - flipped:.1f} points lower; with another seed and no flip, "
     assert (behind + f"{plain - again:.1f} points lower").replace(" 0.", " .") in solved
     assert "`layer2` and `layer4` are behind `layer3` by about two of their standard errors" in said
-    [cell] = [c for c in read("ResNet18_GradCAM").cells if c.id == "resnet18-agreement-paired"]
+    cell = cell_by_id("ResNet18_GradCAM", "resnet18-agreement-paired")
     text = cell.outputs[-1]["data"]["text/plain"]
     behind = re.findall(r"^resnet18, (\w+) +([\d.]+) +([\d.]+)$", text, re.MULTILINE)
+    assert behind.pop(2) == ("layer3", "0.00", "0.00")
     times = {layer: float(mean) / float(error) for layer, mean, error in behind}
     assert list(times) == ["layer1", "layer2", "layer4"]
     assert max(times["layer2"], times["layer4"]) == pytest.approx(2, abs=0.3)
@@ -457,39 +527,41 @@ def test_what_is_said_of_the_test_of_grad_cam_is_in_its_table():
 
 
 def test_the_maps_of_the_last_layer_add_up_to_the_logit_and_no_others():
-    [cell] = [cell for cell in read("ResNet18_GradCAM").cells if cell.id == "resnet18-exact"]
-    logit, last, before = (
-        float(x) for x in re.findall(r": (-?[\d.]+)$", cell.outputs[0]["text"], re.M)
-    )
-    assert last == logit
-    assert abs(before - logit) > 0.1
+    text = cell_by_id("ResNet18_GradCAM", "resnet18-exact").outputs[0]["text"]
+    rows = re.findall(r"^(\w+): weighted maps and bias: (-?[\d.]+), logit: (-?[\d.]+)$", text, re.M)
+    (last, last_sum, logit), (before, sum_before, same_logit) = rows
+    assert (last, before) == ("layer4", "layer3")
+    assert last_sum == logit == same_logit
+    assert abs(float(sum_before) - float(logit)) > 0.1
 
 
-def test_what_s10_says_of_its_rates_holds_for_what_is_kept():
-    folder, said = ROOT / "results" / "S10" / "s10", " ".join(prose("S10").split())
-    kept = json.loads((folder / "metrics.json").read_text())
-    found = json.loads((folder / "rate_search.json").read_text())
-    losses, test = dict(found["short_runs"]), pd.DataFrame(found["range_test"])
-    rate, best = search.best_rate(losses), min(losses, key=losses.get)
+def test_what_s10_says_of_its_learning_rates_holds_for_the_saved_search():
+    folder = ROOT / "results" / "S10" / "s10"
+    said = " ".join(prose("S10").split())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    search = json.loads((folder / "rate_search.json").read_text())
+    losses, lr_curve = dict(search["short_runs"]), pd.DataFrame(search["range_test"])
+    lr, best = lr_finder.interpolate_best_lr(losses), min(losses, key=losses.get)
     assert np.isfinite([losses[best / 2], losses[2 * best]]).all(), "between two that are worse"
-    start = test["learning_rate"][test["loss"].idxmin()] / 10
+    lrs, average_loss = lr_curve["learning_rate"], lr_curve["loss"]
+    start = lrs[average_loss.idxmin()] / 10
     assert next(iter(losses)) == pytest.approx(start)
-    assert 1.5 < rate / start < 2.5
+    assert 1.5 < lr / start < 2.5
     assert "a little over half of what the short runs found" in said
-    each = (test["loss"] - 0.95 * test["loss"].shift()) / 0.05
-    assert test["learning_rate"][each.idxmin()] / 10 == pytest.approx(rate / 3, rel=0.05)
+    step_loss = (average_loss - 0.95 * average_loss.shift()) / 0.05
+    assert lrs[step_loss.idxmin()] / 10 == pytest.approx(lr / 3, rel=0.05)
     assert "a tenth of the lowest dot's rate is a third of it" in said
-    assert test["loss"].idxmin() - each.idxmin() == 5
+    assert average_loss.idxmin() - step_loss.idxmin() == 5
     assert "lies five steps behind the lowest dot" in " ".join(prose("solutions/S10").split())
-    reached = [cell for cell in read("solutions/S10").cells if cell.id == "s10-solutions-10"]
-    text = reached[0].outputs[-1]["data"]["text/plain"].splitlines()
+    cell = cell_by_id("solutions/S10", "s10-solutions-10")
+    text = cell.outputs[-1]["data"]["text/plain"].splitlines()
     assert "it breaks with SGD at .025 and is unsteady at a tenth of that" in said
     _, adamw, high, low = (float(number) for number in text[-1].split())
     assert high < low - 20
     assert low < adamw - 10
-    trained, decay = kept["max_lr"], kept["recipe"]["weight_decay"]
-    assert trained == pytest.approx(rate)
-    assert f"{trained:.4f} x {decay} = {trained * decay:.4f}".replace("0.", ".") in said
+    max_lr, decay = metrics["max_lr"], metrics["recipe"]["weight_decay"]
+    assert max_lr == pytest.approx(lr)
+    assert f"{max_lr:.4f} x {decay} = {max_lr * decay:.4f}".replace("0.", ".") in said
 
 
 def test_compact_gains_less_than_its_multiply_adds_promise_as_s9_says():
@@ -503,14 +575,14 @@ def test_compact_gains_less_than_its_multiply_adds_promise_as_s9_says():
         networks = json.loads(file.read_text())["networks"]
         compact, s9 = (networks[name] for name in ("compact", "s9"))
         promised = s9["mult_adds"] / compact["mult_adds"]
-        gain = compact["ours"]["images_per_second"] / s9["ours"]["images_per_second"]
+        gain = compact["project"]["images_per_second"] / s9["project"]["images_per_second"]
         assert promised > 2
         assert gain < 1 if precision == "bf16-avx512" else 1 < gain < promised
 
 
 def test_exercises_on_resnet18s_mistakes_find_its_own():
     sources = [c.source for c in read("ResNet18_GradCAM").cells if c.cell_type == "code"]
-    assert len(re.findall(r"^wrong = ", "\n".join(sources), re.MULTILINE)) == 1
+    assert len(re.findall(r"^mistakes = ", "\n".join(sources), re.MULTILINE)) == 1
 
 
 def test_what_s7_says_of_muon_and_of_time_is_in_the_tables():
@@ -518,7 +590,7 @@ def test_what_s7_says_of_muon_and_of_time_is_in_the_tables():
     tried = pd.read_csv(ROOT / "results" / "S7" / "tried.csv").set_index("name")
     reached = tried["validation accuracy (%)"]
     short = "s7, 10,000 images, 5 epochs: optimizer Muon, max_lr 0.15"
-    alike = reached[short], reached[f"{short}, whitened False, identity False"]
+    alike = reached[short], reached[f"{short}, whitening_init False, dirac_init False"]
     assert [f"{share:.1f}" for share in alike] == ["79.7", "79.7"]
     assert "79.7 % of the images held out with it and without it" in said
     assert "1.7 times in bfloat16 with AVX512, 3.5 times in float32 with AVX2" in said
@@ -527,7 +599,7 @@ def test_what_s7_says_of_muon_and_of_time_is_in_the_tables():
         networks = json.loads(file.read_text())["networks"]
         s7, dropout = (networks[name] for name in ("s7", "s7_dropout"))
         assert s7["mult_adds"] / dropout["mult_adds"] == pytest.approx(5, abs=0.3)
-        gain = dropout["ours"]["images_per_second"] / s7["ours"]["images_per_second"]
+        gain = dropout["project"]["images_per_second"] / s7["project"]["images_per_second"]
         assert gain == pytest.approx(said_of, abs=0.05)
 
 
@@ -552,18 +624,18 @@ def test_what_s9_says_of_muon_and_of_batches_is_in_the_table():
     assert "of 128 by {} and {}".format(*by_batches) in said
     assert f"Muon, at a rate of .1, led by {in_longer} points" in said
     assert "both networks keep SGD and batches of 128" in said
-    [cell] = [cell for cell in read("S9").cells if cell.id == "s9-35-difference"]
+    cell = cell_by_id("S9", "s9-35-difference")
     assert 2.7 < float(re.search(r"so ([\d.]+) of them", cell.outputs[0]["text"])[1]) < 3
     assert "that is just below three, from three seeds each" in said
     for name in ("s9", "compact"):
-        kept = json.loads((ROOT / "results" / "S9" / name / "metrics.json").read_text())
-        assert (kept["optimizer"], kept["batch_size"]) == ("SGD", 128)
+        metrics = json.loads((ROOT / "results" / "S9" / name / "metrics.json").read_text())
+        assert (metrics["optimizer"], metrics["batch_size"]) == ("SGD", 128)
     reached = tried[tried["seed"] == 0].set_index("name")
-    [cell] = [cell for cell in read("solutions/S9").cells if cell.id == "s9-solutions-06"]
+    cell = cell_by_id("solutions/S9", "s9-solutions-06")
     again = float(cell.outputs[-1]["data"]["text/plain"].split()[-2])  # compact, after epoch 5
     once = reached.loc["compact, 10,000 images, 5 epochs: optimizer SGD", "validation accuracy (%)"]
     assert f"reached {again - once:.1f} points less" in " ".join(prose("solutions/S9").split())
-    [cell] = [cell for cell in read("solutions/S9").cells if cell.id == "s9-solutions-13"]
+    cell = cell_by_id("solutions/S9", "s9-solutions-13")
     again = float(cell.outputs[-1]["data"]["text/plain"].split()[-2])  # s9, after epoch 5
     once = reached.loc["s9, 10,000 images, 5 epochs: optimizer SGD", "validation accuracy (%)"]
     for page in ("S7", "S9", "solutions/S7", "solutions/S9", "solutions/S10"):

@@ -1,9 +1,11 @@
-"""What a run leaves behind: complete, true to the weights that are kept, and reusable."""
+"""The files of a run: complete, true to the saved weights, and reusable."""
 
 import dataclasses
 import json
 import random
+import re
 import shutil
+import statistics
 from functools import partial
 
 import albumentations as A
@@ -11,20 +13,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from helpers import evaluation
-from helpers.images import data as data_module
-from helpers.images.data import ImageData
-from helpers.models import MODELS, build
-from helpers.runs import results
-from helpers.runs.catalogue import RUNS
-from helpers.runs.conductor import fingerprint, train
-from helpers.settings import FULL, PROFILES, SMOKE, Settings
-from helpers.training.loop import fit
-from helpers.training.recipes import shortened
-from tracing.order import traits, without_addresses
+from helpers import data as data_module
+from helpers import device, evaluation, experiments, requirements, results
+from helpers.config import FULL, PROFILES, SMOKE, Profile, Settings
+from helpers.data import ImageData
+from helpers.experiments import EXPERIMENTS, experiment_fingerprint, run_experiment
+from helpers.files import atomic_write
+from helpers.inspection.fingerprint import model_fingerprint, without_addresses
+from helpers.models import MODELS, get_model
+from helpers.optim import TrainConfig, scale_to_profile
+from helpers.training import History
+from helpers.transforms import crop_cutout
 
 KEYS = {
     "notebook", "net", "params", "mult_adds", "receptive_field", "dataset", "test_images",
@@ -40,21 +44,21 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    return Settings(SMOKE, "digits", home=tmp_path_factory.mktemp("home"))
+    return Settings(SMOKE, "digits", output_dir=tmp_path_factory.mktemp("output"))
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data_module.digits().first(200)
+    return data_module.load_digits().subset(200)
 
 
 @pytest.fixture(scope="module")
 def result(settings, digits):
-    return train(RUNS["S7/s7_dropout"], digits, settings, seeds=2)
+    return run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, settings, seeds=2)
 
 
-def test_all_files_and_figures_are_there(result, settings):
-    assert result.folder == settings.home / "results" / "_smoke-digits" / "S7" / "s7_dropout"
+def test_all_files_and_metrics_are_there(result, settings):
+    assert result.folder == settings.output_dir / "results" / "_smoke-digits" / "S7" / "s7_dropout"
     assert {path.name for path in result.folder.iterdir()} == FILES
     metrics = json.loads((result.folder / "metrics.json").read_text())
     assert metrics.keys() >= KEYS
@@ -66,15 +70,15 @@ def test_all_files_and_figures_are_there(result, settings):
 
 
 def test_the_accuracy_is_that_of_the_weights_on_disk_in_float32(result, digits):
-    model = build("s7_dropout")
+    model = get_model("s7_dropout")
     model.load_state_dict(load_file(result.folder / "model.safetensors"))
     model.eval()
-    images = digits.normalise(torch.from_numpy(digits.test_images).permute(0, 3, 1, 2))
+    images = digits.normalize(torch.from_numpy(digits.test_images).permute(0, 3, 1, 2))
     with torch.inference_mode():
-        right = model(images).argmax(1).numpy() == digits.test_labels
-    assert result.metrics["test_accuracy"] == pytest.approx(100 * right.mean(), abs=1e-9)
-    by_class = result.metrics["class_accuracy"]
-    assert by_class["3"] == pytest.approx(100 * right[digits.test_labels == 3].mean())
+        is_correct = model(images).argmax(1).numpy() == digits.test_labels
+    assert result.metrics["test_accuracy"] == pytest.approx(100 * is_correct.mean(), abs=1e-9)
+    class_accuracy = result.metrics["class_accuracy"]
+    assert class_accuracy["3"] == pytest.approx(100 * is_correct[digits.test_labels == 3].mean())
 
 
 def test_a_class_without_test_images_has_no_accuracy(digits):
@@ -82,84 +86,88 @@ def test_a_class_without_test_images_has_no_accuracy(digits):
         digits, test_images=digits.test_images[:3], test_labels=np.array([4, 7, 4])
     )
     logits = np.eye(10)[[4, 7, 5]]
-    assert evaluation.class_accuracy(logits, few) == {"4": 50, "7": 100}
+    assert evaluation.per_class_accuracy(logits, few) == {"4": 50, "7": 100}
 
 
-def test_convolutions_are_kept_in_half_precision_and_the_rest_in_full(result):
+def test_convolutions_are_saved_in_half_precision_and_the_rest_in_full(result):
     weights = load_file(result.folder / "model.safetensors")
-    modules = dict(build("s7_dropout").named_modules())
+    modules = dict(get_model("s7_dropout").named_modules())
     for name, value in weights.items():
         module = modules[name.rpartition(".")[0]]
         floating = torch.half if isinstance(module, nn.Conv2d) else torch.float
         assert value.dtype == (torch.long if name.endswith("batches_tracked") else floating)
 
 
-class Normalised(nn.Conv2d):
-    """A convolution with its normalisation inside."""
+class NormalizedConv(nn.Conv2d):
+    """A convolution with its normalization inside."""
 
     def __init__(self):
         super().__init__(3, 10, 3)
         self.norm = nn.BatchNorm2d(10)
 
 
-def test_what_a_convolution_holds_besides_its_own_is_kept_in_full():
-    kept = results.safetensors.load(results.weight_bytes(nn.Sequential(Normalised())))
-    halved = {name for name, values in kept.items() if values.dtype == torch.half}
-    assert halved == {"0.weight", "0.bias"}
+def test_a_layer_inside_a_convolution_is_saved_in_full_precision():
+    network = nn.Sequential(NormalizedConv(), nn.Flatten(), nn.Linear(9000, 10))
+    weights = results.safetensors.load(results.serialize_weights(network))
+    halved = {name for name, values in weights.items() if values.dtype == torch.half}
+    assert halved == {"0.weight", "0.bias", "2.weight", "2.bias"}
 
 
-def test_seeds_are_all_recorded_and_the_first_one_speaks(result):
+def test_all_seeds_are_recorded_and_the_weights_are_those_of_the_first(result):
     seeds = result.metrics["seeds"]
     assert [row["seed"] for row in seeds] == [0, 1]
-    figures = [row["test_accuracy"] for row in seeds]
-    assert result.metrics["test_accuracy"] == figures[0]
-    assert result.metrics["test_accuracy_mean"] == pytest.approx(np.mean(figures))
-    assert result.metrics["test_accuracy_std"] == pytest.approx(np.std(figures, ddof=1))
+    accuracies = [row["test_accuracy"] for row in seeds]
+    assert result.metrics["test_accuracy"] == accuracies[0]
+    assert result.metrics["test_accuracy_mean"] == pytest.approx(np.mean(accuracies))
+    assert result.metrics["test_accuracy_std"] == pytest.approx(np.std(accuracies, ddof=1))
 
 
 def test_reuse_loads_the_run_without_training(result, digits, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("helpers.runs.conductor.fit", None)
+    monkeypatch.setattr("helpers.experiments.fit", None)
     shutil.copytree(result.folder, tmp_path / "results" / "S7" / "s7_dropout")
-    reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path)
-    again = train(RUNS["S7/s7_dropout"], digits, reusing)
+    reusing = Settings(SMOKE, "digits", reuse=True, output_dir=tmp_path)
+    again = run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, reusing)
     assert again.metrics == result.metrics
-    columns = [pd.DataFrame(r.history.rows) for r in (again, result)]
-    pd.testing.assert_frame_equal(*columns, rtol=1e-12)
-    assert again.history.learning_rates == pytest.approx(result.history.learning_rates)
+    epochs = [pd.DataFrame(run.history.epochs) for run in (again, result)]
+    pd.testing.assert_frame_equal(*epochs, rtol=1e-12)
+    assert again.history.lrs == pytest.approx(result.history.lrs)
     assert np.allclose(again.logits, result.logits, atol=1e-5)
+    for model in (result.model, again.model):
+        assert not any(module.training for module in model.modules())
+        assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     printed = capsys.readouterr().out
     assert "trained on" in printed
     assert (result.folder / "log.txt").read_text() in printed
-    assert "_smoke-digits" in str(again.folder), "what is drawn now must not replace what is kept"
+    assert "_smoke-digits" in str(again.folder), "new figures must not replace the saved ones"
 
 
-def test_reuse_finds_the_run_where_there_are_figures_drawn_before(
+def test_reuse_finds_the_run_if_the_users_folder_has_figures_only(
     result, digits, tmp_path, monkeypatch
 ):
-    """As in Drive, where a first notebook with REUSE=1 left nothing but its figures."""
-    shutil.copytree(result.folder, tmp_path / "kept" / "results" / "S7" / "s7_dropout")
-    monkeypatch.setattr("helpers.runs.conductor.ROOT", tmp_path / "kept")
+    """As on Drive, where the first notebook with REUSE=1 saved only its figures."""
+    shutil.copytree(result.folder, tmp_path / "project" / "results" / "S7" / "s7_dropout")
+    monkeypatch.setattr("helpers.experiments.ROOT", tmp_path / "project")
     (tmp_path / "drive" / "results" / "S7" / "s7_dropout").mkdir(parents=True)
-    reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path / "drive")
-    assert train(RUNS["S7/s7_dropout"], digits, reusing).metrics == result.metrics
+    reusing = Settings(SMOKE, "digits", reuse=True, output_dir=tmp_path / "drive")
+    assert run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, reusing).metrics == result.metrics
 
 
 def test_reuse_of_a_run_on_other_data_is_a_clear_error(result, digits, tmp_path):
     shutil.copytree(result.folder, tmp_path / "results" / "S7" / "s7_dropout")
-    reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path)
-    other = dataclasses.replace(digits, title="CIFAR-10")
+    reusing = Settings(SMOKE, "digits", reuse=True, output_dir=tmp_path)
+    other = dataclasses.replace(digits, name="CIFAR-10")
     with pytest.raises(ValueError, match=r"digits.*the data here is CIFAR-10: take"):
-        train(RUNS["S7/s7_dropout"], other, reusing)
+        run_experiment(EXPERIMENTS["S7/s7_dropout"], other, reusing)
 
 
 def test_reuse_of_nothing_is_a_clear_error(tmp_path, digits):
-    reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path)
-    run = dataclasses.replace(RUNS["S7/s7"], name="S7/never_trained")
+    reusing = Settings(SMOKE, "digits", reuse=True, output_dir=tmp_path)
+    experiment = dataclasses.replace(EXPERIMENTS["S7/s7"], name="S7/never_trained")
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors.*REUSE=0"):
-        train(run, digits, reusing)
+        run_experiment(experiment, digits, reusing)
 
 
-def test_an_edited_forward_is_trained_afresh(tmp_path, digits, monkeypatch, capsys):
+def test_an_edited_forward_starts_a_new_training(tmp_path, digits, monkeypatch, capsys):
     class Mine(nn.Sequential):
         def __init__(self):
             super().__init__(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -169,49 +177,144 @@ def test_an_edited_forward_is_trained_afresh(tmp_path, digits, monkeypatch, caps
             return super().forward(x).neg()
 
     Edited.__name__ = "Mine"
-    run = dataclasses.replace(RUNS["S7/s7"], name="S7/mine", net="mine", published=None)
-    for network, afresh in ((Mine, False), (Mine, False), (Edited, True)):
-        monkeypatch.setitem(MODELS, "mine", network)
-        train(run, digits, Settings(SMOKE, "digits", home=tmp_path))
-        assert ("another network" in capsys.readouterr().out) == afresh
+    experiment = dataclasses.replace(
+        EXPERIMENTS["S7/s7"], name="S7/mine", model="mine", reference_accuracy=None
+    )
+    for model_class, is_new in ((Mine, False), (Mine, False), (Edited, True)):
+        monkeypatch.setitem(MODELS, "mine", model_class)
+        run_experiment(experiment, digits, Settings(SMOKE, "digits", output_dir=tmp_path))
+        assert ("another network" in capsys.readouterr().out) == is_new
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_the_full_profile_is_the_recipe_itself(name):
-    assert shortened(RUNS[name].recipe, FULL, 50_000) == RUNS[name].recipe
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_full_profile_does_not_change_the_config(name):
+    assert scale_to_profile(EXPERIMENTS[name].config, FULL, 50_000) == EXPERIMENTS[name].config
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 @pytest.mark.parametrize(("profile", "images"), [("quick", 900), ("smoke", 32)])
 def test_short_profiles_keep_the_shape_of_the_cycle(name, profile, images):
-    recipe, part = RUNS[name].recipe, PROFILES[profile]
-    short = shortened(recipe, part, images)
-    assert short.epochs == part.epochs
+    config = EXPERIMENTS[name].config
+    short = scale_to_profile(config, PROFILES[profile], images)
+    assert short.epochs == PROFILES[profile].epochs
     assert images / short.batch_size >= 16
-    assert short.peak_epoch / short.epochs == pytest.approx(recipe.peak_epoch / recipe.epochs)
-    smaller = short.batch_size / recipe.batch_size
-    by = smaller**0.5 if recipe.optimizer == "AdamW" else smaller
-    assert short.max_lr == pytest.approx(recipe.max_lr * by)
+    assert short.peak_epoch / short.epochs == pytest.approx(config.peak_epoch / config.epochs)
+    factor = short.batch_size / config.batch_size
+    if config.optimizer == "AdamW":
+        factor = factor**0.5
+    assert short.max_lr == pytest.approx(config.max_lr * factor)
 
 
-def test_a_test_accuracy_is_over_all_test_images(digits):
-    def cifar10(images):
-        empty = np.zeros((0, 32, 32, 3), np.uint8)
-        labels = np.zeros(images, np.int64)
-        return ImageData("cifar10", "CIFAR-10", ("a",) * 10, empty, labels[:0], empty, labels)
+def make_cifar10(images):
+    """CIFAR-10 with one training image and this number of labels of test images."""
+    train_images = np.zeros((1, 32, 32, 3), np.uint8)
+    labels = np.zeros(images, np.int64)
+    return ImageData(
+        "cifar10", "CIFAR-10", ("a",) * 10, train_images, labels[:1], train_images[:0], labels
+    )
 
-    assert evaluation.test_accuracy(np.eye(10)[np.zeros(10_000, int)], cifar10(10_000)) == 100
-    with pytest.raises(ValueError, match="316 predictions for 10000"):
-        evaluation.test_accuracy(np.zeros((316, 10)), cifar10(10_000))
-    for images in (316, 50_000):  # a subset, and the training images
-        with pytest.raises(ValueError, match=f"{images} test images, but CIFAR-10 has 10,000"):
-            evaluation.test_accuracy(np.zeros((images, 10)), cifar10(images))
-        with pytest.raises(ValueError, match="CIFAR-10 has 10,000"):
-            fit(build("s7"), cifar10(images), None, RUNS["S7/s7"].recipe)
+
+def test_a_test_accuracy_is_over_all_test_images():
+    assert evaluation.test_accuracy(np.eye(10)[np.zeros(10_000, int)], make_cifar10(10_000)) == 100
+    for size in (316, 10_001):
+        with pytest.raises(ValueError, match=f"{size} predictions for 10000"):
+            evaluation.test_accuracy(np.zeros((size, 10)), make_cifar10(10_000))
+
+
+@given(size=st.integers(0, 12_000), earlier=st.none() | st.integers(0, 12_000))
+@example(size=9_999, earlier=None)
+@example(size=10_000, earlier=None)
+@example(size=12_000, earlier=9_999)
+def test_a_cut_test_set_never_passes_for_that_of_cifar10(size, earlier):
+    data = make_cifar10(10_000).subset(test=earlier).subset(test=size)
+    is_cut = len(data.test_labels) < 10_000
+    assert (data.title != "CIFAR-10") == is_cut
+    assert data.is_full_cifar10 == (not is_cut)
+    metrics = {
+        "dataset": data.title,
+        "test_images": len(data.test_labels),
+        "test_accuracy": 100.0,
+        "epochs": 10,
+    }
+    assert requirements.check_accuracy(metrics, 80)[1] == (not is_cut)
+
+
+@pytest.mark.parametrize("images", [316, 50_000])
+def test_other_images_are_not_the_test_set_of_cifar10(images):
+    """Neither some test images nor all training images."""
+    data = make_cifar10(images)
+    assert not data.is_full_cifar10
+    metrics = {
+        "dataset": data.title,
+        "test_images": images,
+        "test_accuracy": 100.0,
+        "epochs": 10,
+    }
+    assert not requirements.check_accuracy(metrics, 80)[1]
+    train_images = np.zeros((100_000, 1, 1, 3), np.uint8)  # ten thousand of them are held out
+    labels = np.zeros(100_000, np.int64)
+    held_out = dataclasses.replace(
+        make_cifar10(10_000), train_images=train_images, train_labels=labels
+    ).train_val_split()
+    assert len(held_out.test_labels) == 10_000
+    assert not held_out.is_full_cifar10
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Replaces training and evaluation with numbers, so that a run takes no time."""
+    row = {
+        "epoch": 1,
+        "learning_rate": 0.1,
+        "train_loss": 1.0,
+        "train_accuracy": 50.0,
+        "test_loss": 1.0,
+        "test_accuracy": 50.0,
+        "images_per_second": 100.0,
+        "seconds": 2.0,
+    }
+    rows = [row | {"epoch": epoch, "images_per_second": 100.0 * epoch} for epoch in (1, 2, 3)]
+    environment = {"device": "made", "precision": "float32", **device.library_versions()}
+    fits = []
+
+    def fit(model, data, transform, config, *, seed, **options):
+        fits.append((seed, config, options))
+        environments = [environment | {"device": "earlier"}, environment]
+        return History(rows, [0.1, 0.3, 0.2, 0.1, 0.1, 0.0], environments)
+
+    def evaluate_model(model, data):
+        measured = {
+            "params": 10,
+            "test_images": len(data.test_labels),
+            "test_accuracy": 95.0,
+            "test_accuracy_flip_tta": 96.0,
+        }
+        return measured, np.zeros((len(data.test_labels), 10))
+
+    monkeypatch.setattr(experiments, "fit", fit)
+    monkeypatch.setattr(experiments, "evaluate_model", evaluate_model)
+    monkeypatch.setattr(experiments.requirements, "check_result", lambda *_: [])
+    return fits
+
+
+@pytest.mark.parametrize("images", [9_999, 10_000])
+def test_the_published_accuracy_belongs_to_the_full_test_set(images, untrained, digits, tmp_path):
+    data = dataclasses.replace(
+        digits,
+        dataset="cifar10",
+        name="CIFAR-10",
+        test_images=np.zeros((10_000, 32, 32, 3), np.uint8),
+        test_labels=np.zeros(10_000, np.int64),
+        full_test_size=None,
+    ).subset(test=images)
+    settings = Settings(SMOKE, "cifar10", output_dir=tmp_path)
+    metrics = run_experiment(EXPERIMENTS["S7/s7_dropout"], data, settings).metrics
+    assert metrics["published_test_accuracy"] == (82.93 if images == 10_000 else None)
+    assert metrics["dataset"] == data.title
 
 
 def test_prediction_leaves_the_mode_alone(digits):
-    model = build("s7_dropout").train()
+    model = get_model("s7_dropout").train()
     evaluation.predict(model, digits, digits.test_images[:20])
     assert model.training
     assert len(evaluation.predict(model, digits, digits.test_images[:0])) == 0
@@ -223,63 +326,81 @@ def test_prediction_leaves_the_mode_alone(digits):
 
 def test_prediction_is_in_float32(digits, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    seen, model = [], build("s7_dropout")
-    model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    allowed, model = [], get_model("s7_dropout")
+    model.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
     assert evaluation.predict(model, digits, digits.test_images[:20]).dtype == torch.float32
-    assert seen == [False]
-    assert torch.backends.cudnn.allow_tf32, "training goes on as before"
+    assert allowed == [False]
+    assert torch.backends.cudnn.allow_tf32, "training continues as before"
 
 
 def test_flip_tta_adds_the_mirror_images_logits(result, digits):
     mirrored = np.ascontiguousarray(digits.test_images[:, :, ::-1])
-    both = result.logits + evaluation.predict(result.model, digits, mirrored).numpy()
-    expected = 100 * np.mean(both.argmax(1) == digits.test_labels)
+    summed = result.logits + evaluation.predict(result.model, digits, mirrored).numpy()
+    expected = 100 * np.mean(summed.argmax(1) == digits.test_labels)
     assert result.metrics["test_accuracy_flip_tta"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_an_image_is_mirrored_from_left_to_right(digits):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    measured, logits = evaluation.evaluate_model(model, digits)
+
+    def accuracy(images):
+        other_logits = evaluation.predict(model, digits, np.ascontiguousarray(images)).numpy()
+        return 100 * np.mean((logits + other_logits).argmax(axis=1) == digits.test_labels)
+
+    images = digits.test_images
+    expected = accuracy(images[:, :, ::-1])
+    assert expected not in (accuracy(images), accuracy(images[:, ::-1])), "they differ"
+    assert measured["test_accuracy_flip_tta"] == pytest.approx(expected)
+    measured, _ = evaluation.evaluate_model(model, digits, tta=False)
+    assert "test_accuracy_flip_tta" not in measured
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "metrics.json"
-    results.write(path, "old")
+    atomic_write(path, "old")
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError))
     with pytest.raises(OSError):
-        results.write(path, "new")
+        atomic_write(path, "new")
     assert path.read_text() == "old"
 
 
-def test_a_run_that_is_conducted_again_keeps_its_further_seeds(result, settings, digits, tmp_path):
-    home = shutil.copytree(settings.home, tmp_path / "home")
-    again = dataclasses.replace(settings, home=home)
-    kept = train(RUNS["S7/s7_dropout"], digits, again).metrics
-    assert kept["seeds"] == result.metrics["seeds"]
-    assert kept["test_accuracy_mean"] == result.metrics["test_accuracy_mean"]
-    file = again.results("digits") / "S7" / "s7_dropout" / "metrics.json"
-    file.write_text(json.dumps(kept | {"weights_sha256": "another network's"}))
-    alone = train(RUNS["S7/s7_dropout"], digits, again).metrics
-    assert [of_seed["seed"] for of_seed in alone["seeds"]] == [0]
+def test_a_run_that_is_finished_again_keeps_its_further_seeds(result, settings, digits, tmp_path):
+    output_dir = shutil.copytree(settings.output_dir, tmp_path / "output")
+    again = dataclasses.replace(settings, output_dir=output_dir)
+    metrics = run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, again).metrics
+    assert metrics["seeds"] == result.metrics["seeds"]
+    assert metrics["test_accuracy_mean"] == result.metrics["test_accuracy_mean"]
+    file = again.results_dir("digits") / "S7" / "s7_dropout" / "metrics.json"
+    file.write_text(json.dumps(metrics | {"weights_sha256": "another network's"}))
+    alone = run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, again).metrics
+    assert [entry["seed"] for entry in alone["seeds"]] == [0]
 
 
-def test_a_transform_is_known_again_whatever_its_functions_addresses(digits):
+def test_a_transform_has_the_same_fingerprint_whatever_the_addresses_of_its_functions(digits):
     def transform(mean):
         return A.Compose([A.Lambda(image=lambda image, **_: image, name="same")])
 
-    run, kept = dataclasses.replace(RUNS["S7/s7"], transform=transform), []
+    experiment = dataclasses.replace(EXPERIMENTS["S7/s7"], transform=transform)
+    transforms, fingerprints = [], []
     for _ in range(2):
-        kept.append(transform(None))  # so that addresses differ
-        kept.append(fingerprint(run, 0, digits))
-    assert kept[1] == kept[3]
-    assert str(kept[0]) != str(kept[2])
-    of_windows = "<function f at 0x000001E0B8A0F4D0>"
-    assert without_addresses(of_windows) == "<function f>"
+        transforms.append(transform(None))  # so that addresses differ
+        fingerprints.append(experiment_fingerprint(experiment, 0, digits))
+    assert fingerprints[0] == fingerprints[1]
+    assert str(transforms[0]) != str(transforms[1])
+    on_windows = "<function f at 0x000001E0B8A0F4D0>"
+    assert without_addresses(on_windows) == "<function f>"
 
 
 SLOPE, NOISE, START, KERNEL, TRAINED = 0.1, 0.1, 1e-6, [1.0, 2.0, 1.0, 0.0], True
 
 
-def activated(x):
+def activation(x):
     return nn.functional.leaky_relu(x, SLOPE)
 
 
-def noisy(x):
+def add_noise(x):
     return x + NOISE * torch.randn_like(x)
 
 
@@ -294,13 +415,13 @@ class Base(nn.Module):
         self.conv.weight.requires_grad_(TRAINED)
 
     @staticmethod
-    def turned(x):
+    def transpose(x):
         return x
 
     def forward(self, x):
         if self.training:
-            x = self.turned(noisy(x))
-        x = activated(self.conv(x)) * (self.gamma * self.kernel)[:, None, None]
+            x = self.transpose(add_noise(x))
+        x = activation(self.conv(x)) * (self.gamma * self.kernel)[:, None, None]
         return self.fc(self.SCALE * x.mean((2, 3)))
 
 
@@ -308,8 +429,8 @@ class Child(Base):
     pass
 
 
-def doubled(self, x):
-    return 2 * self.fc(activated(self.conv(x)).mean((2, 3)))
+def forward_doubled(self, x):
+    return 2 * self.fc(activation(self.conv(x)).mean((2, 3)))
 
 
 @pytest.fixture
@@ -321,36 +442,36 @@ def child(monkeypatch):
     "edit",
     [
         {"SLOPE": 0.2},
-        {"activated": nn.functional.gelu},
+        {"activation": nn.functional.gelu},
         {"Base.SCALE": 2},
-        {"Base.forward": doubled},
+        {"Base.forward": forward_doubled},
         {"START": 1.0},
         {"KERNEL": [1.0, 0.0, 1.0, 0.0]},
         {"TRAINED": False},
         {"NOISE": 0.2},
-        {"noisy": nn.functional.dropout},
-        {"Base.turned": staticmethod(lambda x: x.mT)},
+        {"add_noise": nn.functional.dropout},
+        {"Base.transpose": staticmethod(lambda x: x.mT)},
     ],
     ids=[
         "constant", "function", "attribute", "base class", "initial value", "buffer", "frozen",
         "constant in training only", "function in training only", "method in training only",
     ],
 )  # fmt: skip
-def test_an_edited_network_is_another_wherever_the_edit_is(edit, child, digits, monkeypatch):
-    before = fingerprint(RUNS["S7/s7"], 0, digits)
-    assert before == fingerprint(RUNS["S7/s7"], 0, digits)
-    for place, value in edit.items():
-        monkeypatch.setattr(f"tests.test_results.{place}", value)
-    after = fingerprint(RUNS["S7/s7"], 0, digits)
+def test_an_edit_anywhere_in_a_network_changes_its_fingerprint(edit, child, digits, monkeypatch):
+    before = experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits)
+    assert before == experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits)
+    for name, value in edit.items():
+        monkeypatch.setattr(f"tests.test_results.{name}", value)
+    after = experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits)
     assert [name for name in before if before[name] != after[name]] == ["network"]
 
 
 ROUTES = [
-    lambda net, x: (u := net.a(x)) + net.b(u),
-    lambda net, x: (u := net.a(x)) + net.a(u),
-    lambda net, x: (u := net.b(x)) + net.a(u),
-    lambda net, x: net.a(x) + net.b(x),
-    lambda net, x: x + net.b(net.a(x)),
+    lambda model, x: (u := model.a(x)) + model.b(u),
+    lambda model, x: (u := model.a(x)) + model.a(u),
+    lambda model, x: (u := model.b(x)) + model.a(u),
+    lambda model, x: model.a(x) + model.b(x),
+    lambda model, x: x + model.b(model.a(x)),
 ]
 
 
@@ -365,56 +486,392 @@ class Routed(nn.Module):
         return self.fc(self.kernel * self.route(self, x).mean((2, 3)))
 
 
-def test_networks_of_the_same_calls_and_shapes_are_told_by_what_goes_where():
-    made = [(route, [1.0, 0.0, 0.0]) for route in ROUTES] + [(ROUTES[0], [0.0, 0.0, 1.0])]
-    found = [[str(traits(partial(Routed, *each))) for each in made] for _ in range(2)]
-    assert found[0] == found[1]
-    assert len({*found[0]}) == len(made)
+def test_networks_of_equal_calls_and_shapes_differ_in_their_data_flow():
+    args = [(route, [1.0, 0.0, 0.0]) for route in ROUTES] + [(ROUTES[0], [0.0, 0.0, 1.0])]
+    first, again = (
+        [str(model_fingerprint(partial(Routed, *pair))) for pair in args] for _ in range(2)
+    )
+    assert first == again
+    assert len({*first}) == len(args)
 
 
 def test_a_network_stays_the_same_in_another_version_of_pytorch(digits, monkeypatch):
-    before = fingerprint(RUNS["S7/s7"], 0, digits)
+    before = experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits)
     monkeypatch.setattr(nn.BatchNorm2d, "extra_repr", lambda self: "written otherwise")
     monkeypatch.setattr(nn.BatchNorm2d, "_check_input_dim", lambda self, x: x.ndim == 4)
-    assert before == fingerprint(RUNS["S7/s7"], 0, digits)
+    assert before == experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits)
 
 
-def test_a_network_that_leaves_something_to_chance_is_known_again(child, digits, monkeypatch):
+def test_a_network_that_draws_random_numbers_has_the_same_fingerprint(child, digits, monkeypatch):
     def forward(self, x):
         x = torch.rand(1).item() * np.random.rand() * nn.functional.dropout(x, random.random())
         return Base.forward(self, x)
 
     monkeypatch.setattr(Child, "forward", forward)
-    assert fingerprint(RUNS["S7/s7"], 0, digits) == fingerprint(RUNS["S7/s7"], 0, digits)
+    first = experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits)
+    random.random(), np.random.rand(), torch.rand(1)  # changes all random states
+    assert experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits) == first
 
 
-@pytest.mark.parametrize("part", ["train_images", "train_labels", "test_images", "test_labels"])
-def test_data_that_was_corrected_is_other_data(part, digits):
-    values = getattr(digits, part).copy()
+@pytest.mark.parametrize("array", ["train_images", "train_labels", "test_images", "test_labels"])
+def test_corrected_data_is_other_data(array, digits):
+    values = getattr(digits, array).copy()
     values.flat[[0, -1]] = values.flat[[-1, 0]]  # the same mean, the same number
     values.flat[0] += values.flat[0] == values.flat[-1]
-    corrected = dataclasses.replace(digits, **{part: values})
-    before, after = (fingerprint(RUNS["S7/s7"], 0, data) for data in (digits, corrected))
+    corrected = dataclasses.replace(digits, **{array: values})
+    before, after = (
+        experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, data) for data in (digits, corrected)
+    )
     assert [name for name in before if before[name] != after[name]] == ["data"]
 
 
 def test_a_transform_without_a_name_trains(digits, tmp_path):
-    run = dataclasses.replace(
-        RUNS["S7/s7_dropout"], name="S7/partial", transform=partial(RUNS["S7/s7"].transform)
+    experiment = dataclasses.replace(
+        EXPERIMENTS["S7/s7_dropout"],
+        name="S7/partial",
+        transform=partial(EXPERIMENTS["S7/s7"].transform),
     )
-    metrics = train(run, digits, Settings(SMOKE, "digits", home=tmp_path)).metrics
+    metrics = run_experiment(
+        experiment, digits, Settings(SMOKE, "digits", output_dir=tmp_path)
+    ).metrics
     assert [name for name, _ in metrics["augmentation"]] == ["HorizontalFlip", "Pad", "RandomCrop"]
 
 
-def test_reuse_of_a_network_that_is_not_known_yet_says_so(result, digits, tmp_path):
+def test_reuse_of_an_unknown_network_is_a_clear_error(result, digits, tmp_path):
     folder = shutil.copytree(result.folder, tmp_path / "results" / "S7" / "s7_dropout")
     metrics = json.loads((folder / "metrics.json").read_text())
     (folder / "metrics.json").write_text(json.dumps(metrics | {"net": "mine"}))
-    reusing = Settings(SMOKE, "digits", reuse=True, home=tmp_path)
+    reusing = Settings(SMOKE, "digits", reuse=True, output_dir=tmp_path)
     with pytest.raises(ValueError, match=r"^network=mine is unknown; it is one of s7"):
-        train(RUNS["S7/s7_dropout"], digits, reusing)
+        run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, reusing)
 
 
-def test_what_is_not_there_is_named_with_what_to_do(tmp_path):
+def test_missing_metrics_are_named_with_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no .*metrics\.json: train the run"):
-        results.metrics_of(tmp_path)
+        results.read_metrics(tmp_path)
+
+
+def test_a_fingerprint_leaves_the_random_states_as_they_are(digits):
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    before = states()
+    experiment_fingerprint(EXPERIMENTS["S7/s7"], 3, digits)
+    assert states() == before
+
+
+def test_a_fingerprint_names_what_a_run_depends_on(digits):
+    experiment = EXPERIMENTS["S7/s7"]
+    before = experiment_fingerprint(experiment, 0, digits)
+    assert before["processes"] == 1
+    config = dataclasses.replace(experiment.config, max_lr=0.3)
+    others = {
+        "run": (dataclasses.replace(experiment, name="S7/other"), 0, digits),
+        "seed": (experiment, 1, digits),
+        "transform": (dataclasses.replace(experiment, transform=crop_cutout), 0, digits),
+        "recipe": (dataclasses.replace(experiment, config=config), 0, digits),
+        "data": (experiment, 0, dataclasses.replace(digits, name="CIFAR-10")),
+        "network": (dataclasses.replace(experiment, model="s9"), 0, digits),
+    }
+    for name, args in others.items():
+        after = experiment_fingerprint(*args)
+        assert [key for key in before if before[key] != after[key]] == [name]
+
+
+def test_an_equal_full_profile_is_full(tmp_path):
+    settings = Settings(Profile("full"), "cifar10", output_dir=tmp_path)
+    assert settings.is_full
+    assert settings.results_dir("cifar10") == tmp_path / "results"
+    assert settings.for_short_run().profile.epochs == 2
+    assert not Settings(Profile("full", epochs=5), output_dir=tmp_path).is_full
+
+
+def test_the_metrics_describe_the_data_the_device_and_the_schedule(untrained, digits, tmp_path):
+    settings = Settings(SMOKE, "digits", seed=4, output_dir=tmp_path)
+    experiment = EXPERIMENTS["S7/s7_dropout"]
+    result = run_experiment(experiment, digits, settings, seeds=3)
+    metrics = result.metrics
+    assert [seed for seed, _, _ in untrained] == [6, 5, 4], "the weights are those of the first"
+    assert metrics["seed"] == 4
+    assert [entry["seed"] for entry in metrics["seeds"]] == [4, 5, 6]
+    for entry in metrics["seeds"]:
+        assert entry["test_accuracy_flip_tta"] == 96
+        assert [place["device"] for place in entry["trained_on"]] == ["earlier", "made"]
+    assert metrics["device"] == "made", "that of the last epoch"
+    assert metrics["device_type"] == "cpu"
+    assert metrics["processes"] == 1
+    assert metrics["versions"] == device.library_versions()
+    assert metrics["train_images"] == 200
+    assert metrics["train_accuracy"] == 50
+    assert metrics["wall_seconds"] == 6
+    assert metrics["images_per_second"] == 200
+    assert metrics["steps"] == 6
+    assert metrics["peak_epoch"] == 1  # the second of two steps per epoch
+    assert metrics["channel_means"] == digits.mean.tolist()
+    assert metrics["published_test_accuracy"] is None
+    config = scale_to_profile(experiment.config, SMOKE, 200)
+    assert metrics["recipe"] == {**dataclasses.asdict(config), "transform": "flip_shift"}
+    for key in ("epochs", "batch_size", "optimizer", "max_lr"):
+        assert metrics[key] == getattr(config, key)
+    lrs = pd.read_csv(result.folder / "learning_rate.csv")
+    assert lrs["step"].tolist() == list(range(6))
+    assert lrs["learning_rate"].tolist() == result.history.lrs
+    assert result.title == f"s7_dropout on {digits.title}"
+
+
+def test_a_larger_batch_is_another_run_with_a_higher_learning_rate(untrained, digits, tmp_path):
+    settings = Settings(SMOKE, "digits", output_dir=tmp_path)
+    experiment = EXPERIMENTS["S7/s7_dropout"]
+    result = run_experiment(experiment, digits, settings, batch_size_scale=4)
+    assert result.folder == settings.results_dir("digits") / "S7" / "s7_dropout_x4"
+    config = scale_to_profile(experiment.config, SMOKE, 200)
+    [(_, trained, options)] = untrained
+    assert (trained.batch_size, trained.max_lr) == (4 * config.batch_size, 4 * config.max_lr)
+    assert trained == dataclasses.replace(
+        config, batch_size=trained.batch_size, max_lr=trained.max_lr
+    )
+    checkpoints = settings.checkpoint_dir("digits")
+    assert options["checkpoint"].files[0] == checkpoints / "S7" / "s7_dropout_x4" / "seed-0.pt"
+    reusing = dataclasses.replace(settings, reuse=True)
+    with pytest.raises(FileNotFoundError, match="s7_dropout_x4"):
+        run_experiment(experiment, digits, reusing, batch_size_scale=4)
+
+
+def test_only_the_main_process_writes_files(untrained, digits, tmp_path, monkeypatch):
+    create = device.create_accelerator
+
+    def create_other():
+        accelerator = create()
+        monkeypatch.setattr(type(accelerator), "is_main_process", False)
+        return accelerator
+
+    monkeypatch.setattr(experiments.device, "create_accelerator", create_other)
+    settings = Settings(SMOKE, "digits", output_dir=tmp_path)
+    result = run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, settings)
+    assert not result.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"name": "S8/s7"}, ValueError, "^notebook=S8 is unknown; it is one of S7, S9"),
+        ({"model": "s8"}, ValueError, "^network=s8 is unknown; it is one of s7, s7_dropout"),
+        ({"transform": lambda mean: None}, TypeError, r"must be an albumentations\.Compose.*None"),
+        ({"transform": lambda mean: A.HorizontalFlip()}, TypeError, r"a transform must be an alb"),
+    ],
+)
+def test_a_wrong_experiment_is_named_before_training(
+    change, error, message, untrained, digits, tmp_path
+):
+    experiment = dataclasses.replace(EXPERIMENTS["S7/s7"], **change)
+    with pytest.raises(error, match=message):
+        run_experiment(experiment, digits, Settings(SMOKE, "digits", output_dir=tmp_path))
+    assert not untrained
+
+
+def test_other_seeds_belong_to_the_same_weights_only(tmp_path):
+    assert results.earlier_seeds(tmp_path, "abc", [0]) == [], "nothing is saved"
+    metrics = {"weights_sha256": "abc", "seeds": [{"seed": 0}, {"seed": 1}, {"seed": 7}]}
+    file = tmp_path / "metrics.json"
+    file.write_text(json.dumps(metrics))
+    assert results.earlier_seeds(tmp_path, "abc", [0]) == [{"seed": 1}, {"seed": 7}]
+    assert results.earlier_seeds(tmp_path, "abc", [0, 7]) == [{"seed": 1}]
+    assert results.earlier_seeds(tmp_path, "def", [0]) == []
+    for damaged in ("{", "[]", "{}", '{"weights_sha256": "abc"}'):
+        file.write_text(damaged)
+        assert results.earlier_seeds(tmp_path, "abc", [0]) == []
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=6))
+def test_the_statistics_of_seeds_are_mean_and_sample_deviation(hits):
+    seeds = [{"seed": i, "test_accuracy": 100 * hit / 1000} for i, hit in enumerate(hits)]
+    summary = results.seed_statistics(seeds)
+    accuracies = [seed["test_accuracy"] for seed in seeds]
+    assert summary["seeds"] is seeds
+    assert summary["test_accuracy_mean"] == pytest.approx(statistics.mean(accuracies))
+    if len(hits) == 1:
+        assert summary["test_accuracy_std"] is None
+    else:
+        expected = statistics.stdev(accuracies)
+        assert summary["test_accuracy_std"] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.safetensors", r"model\.safetensors does not match the checksum in metrics\.json"),
+        ("metrics.json", r"metrics\.json is damaged"),
+        ("history.csv", "s7_dropout is damaged"),
+        ("learning_rate.csv", "s7_dropout is damaged"),
+    ],
+)
+def test_damaged_files_are_named(name, message, result, digits, tmp_path):
+    folder = shutil.copytree(result.folder, tmp_path / "s7_dropout")
+    (folder / name).write_bytes((folder / name).read_bytes()[:40] + b"\xff")
+    with pytest.raises(ValueError, match=rf"{message}.*: train the run again"):
+        results.load_result(folder, digits)
+
+
+@pytest.mark.parametrize("name", results.RESULT_FILES)
+def test_a_missing_file_is_named(name, result, digits, tmp_path):
+    folder = shutil.copytree(result.folder, tmp_path / "s7_dropout")
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"has no {re.escape(name)}: train it first"):
+        results.load_result(folder, digits)
+
+
+def make_result(net, accuracies, **metrics):
+    """A result with the metrics that the summaries read."""
+    epochs = [{"test_accuracy": value} for value in (50.0, 92.5, 92.5, 91.0)]
+    seeds = [{"seed": 3 + i, "test_accuracy": value} for i, value in enumerate(accuracies)]
+    metrics = {
+        "net": net,
+        "seed": 3,
+        "test_accuracy": accuracies[0],
+        "test_accuracy_flip_tta": 92.345,
+        "test_images": 10_000,
+        "train_images": 50_000,
+        "params": 94_086,
+        "mult_adds": 12_345_678,
+        "published_test_accuracy": None,
+        "epochs": 4,
+        "wall_seconds": 150.0,
+        "device": "Tesla T4",
+        "precision": "fp16",
+        **results.seed_statistics(seeds),
+        **metrics,
+    }
+    return results.Result(None, None, History(epochs), metrics, None, f"{net} on CIFAR-10")
+
+
+def test_a_summary_states_accuracy_seeds_best_epoch_and_time():
+    assert results.summarize(make_result("s9", [91.0])).splitlines() == [
+        "s9: 91.00 % of 10,000 test images right",
+        "  seeds trained: 1; the one saved here, 3: 91.00 %",
+        "  with the mirror image's logits averaged in: 92.34 %",
+        "  best epoch in the log: 2 of 4",
+        "  2.5 minutes on Tesla T4, fp16",
+    ]
+    several = make_result("s9", [91.0, 92.0, 93.5], published_test_accuracy=85.22)
+    lines = results.summarize(several).splitlines()
+    assert lines[0] == "s9: 92.17 ± 1.26 % of 10,000 test images right"
+    assert lines[1] == "  seeds trained: 3; the one saved here, 3: 91.00 %"
+    assert lines[3] == "  published: 85.22 %"
+    assert len(lines) == 6
+    two = results.summarize(make_result("s9", [91.0, 92.0]))
+    assert two.startswith("s9: 91.50 ± 0.71 % of")
+
+
+def test_results_are_compared_in_a_row_each():
+    table = results.compare_results(
+        make_result("s9", [91.0]), make_result("mine", [89.128], epochs=2, train_images=10_000)
+    )
+    assert table.index.to_list() == ["s9", "mine"]
+    assert table.loc["mine"].to_dict() == {
+        "parameters": "94,086",
+        "multiply-adds": "12,345,678",
+        "trained on": "10,000",
+        "epochs": "2",
+        "tested on": "10,000",
+        "accuracy (%)": "89.13",
+    }
+    assert table.loc["s9", "epochs"] == "4"
+
+
+def test_seeds_are_compared_by_their_standard_error():
+    first, second = make_result("s9", [91.0, 92.0]), make_result("compact", [92.0, 93.0, 95.0])
+    error = (0.5 / 2 + (7 / 3) / 3) ** 0.5  # the variances of the two means
+    difference = 280 / 3 - 91.5
+    assert results.compare_seeds(first, second) == (
+        f"compact - s9: +{difference:.2f} points; "
+        f"standard error {error:.2f}, so {difference / error:.1f} of them"
+    )
+    assert results.compare_seeds(second, first).startswith(f"s9 - compact: -{difference:.2f} ")
+    alone = make_result("mine", [90.0])
+    for pair, line in (((alone, first), "s9 - mine: +1.50"), ((first, alone), "mine - s9: -1.50")):
+        assert results.compare_seeds(*pair) == (
+            f"{line} points; standard error unknown, because one of them has one seed"
+        )
+
+
+def test_seeds_of_equal_accuracy_can_be_compared():
+    first, second = make_result("s9", [91.0, 91.0]), make_result("compact", [92.0, 92.0])
+    assert results.compare_seeds(first, second) == (
+        "compact - s9: +1.00 points; standard error 0.00"
+    )
+
+
+def test_configs_are_compared_in_a_column_each():
+    table = experiments.compare_configs("S7/s7", "S10/s10")
+    assert list(table) == ["s7", "s10"]
+    assert list(table.index) == [field.name for field in dataclasses.fields(TrainConfig)]
+    for name, column in (("S7/s7", "s7"), ("S10/s10", "s10")):
+        for field, value in dataclasses.asdict(EXPERIMENTS[name].config).items():
+            assert table.loc[field, column] == str(value)
+
+
+class Small(nn.Module):
+    """A network that trains in a second."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 5, stride=4)
+        self.dropout = nn.Dropout(0.25)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.fc(self.dropout(self.conv(x).relu()).mean((2, 3)))
+
+
+def test_a_model_of_your_own_trains_on_held_out_images(digits, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "mine", None)  # removed again after the test
+    settings = Settings(SMOKE, "digits", reuse=True, output_dir=tmp_path)
+    result = experiments.try_model(Small, "S10/s10", digits, settings, max_lr=0.01, batch_size=8)
+    assert isinstance(result.model, Small)
+    metrics = result.metrics
+    assert metrics["recipe"]["dropout"] is None, "the network's own dropout, not the experiment's"
+    assert result.folder == tmp_path / "results" / "_smoke-digits-validation" / "S10" / "mine"
+    assert metrics["dataset"] == f"{digits.name} (validation split)"
+    assert (metrics["train_images"], metrics["test_images"]) == (180, 20)
+    assert (metrics["max_lr"], metrics["batch_size"], metrics["epochs"]) == (0.01, 8, 2)
+    assert metrics["optimizer"] == "AdamW"
+    assert metrics["recipe"]["transform"] == "flip_shift_cutout"
+    assert metrics["published_test_accuracy"] is None
+    assert len(result.logits) == 20
+
+
+def test_a_trial_has_two_epochs_of_at_most_ten_thousand_images(untrained, digits, monkeypatch):
+    calls = []
+    monkeypatch.setitem(MODELS, "mine", None)
+    monkeypatch.setattr(experiments, "run_experiment", lambda *args: calls.append(args))
+    images = np.zeros((12_000, 32, 32, 3), np.uint8)
+    labels = np.zeros(12_000, np.int64)
+    data = dataclasses.replace(digits, train_images=images, train_labels=labels)
+    experiments.try_model(Small, "S10/s10", data, Settings(FULL, "cifar10"), dropout=0.5)
+    [(experiment, data, settings)] = calls
+    assert (len(data.train_labels), len(data.test_labels)) == (10_000, 1_200)
+    assert settings.profile == Profile("trial", epochs=2)
+    assert experiment.config == dataclasses.replace(EXPERIMENTS["S10/s10"].config, dropout=0.5)
+    assert not experiment.find_lr
+    with pytest.raises(ValueError, match=r"^experiment=S8/s8 is unknown; it is one of S7/s7"):
+        experiments.try_model(Small, "S8/s8", data, settings)
+
+
+def test_short_runs_are_compared_epoch_by_epoch(digits, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "small", Small)
+    small = dataclasses.replace(
+        EXPERIMENTS["S10/s10"], name="S10/small", model="small", find_lr=True
+    )
+    config = dataclasses.replace(small.config, optimizer="SGD", max_lr=0.1)
+    sgd = dataclasses.replace(small, name="S10/sgd", config=config)
+    settings = Settings(SMOKE, "digits", output_dir=tmp_path)
+    data = digits.subset(64, 30)
+    table = experiments.run_short(data, settings, adamw=small, sgd=sgd)
+    assert list(table) == ["adamw", "sgd"]
+    assert table.index.to_list() == [1, 2]
+    assert table.index.name == "epoch"
+    for column, name in (("adamw", "small"), ("sgd", "sgd")):
+        folder = settings.results_dir("digits") / "S10" / name
+        assert {path.name for path in folder.iterdir()} == FILES, "no search for a learning rate"
+        history = pd.read_csv(folder / "history.csv")
+        assert table[column].to_list() == history["test_accuracy"].round(2).to_list()

@@ -1,4 +1,4 @@
-"""`verify` finds a figure that was changed and weights that were swapped, and names them."""
+"""`verify` names each value that was changed and each run whose weights were replaced."""
 
 import dataclasses
 import json
@@ -7,28 +7,26 @@ import statistics
 
 import pytest
 
-from helpers.files import digest
-from helpers.images import data as data_module
-from helpers.models import build
-from helpers.runs import results
-from helpers.runs.catalogue import RUNS
-from helpers.runs.conductor import train
-from helpers.settings import ROOT, SMOKE, Settings
-from upkeep import tables
-from upkeep.verification import verify
+from helpers import data as data_module
+from helpers import report, requirements, results
+from helpers.config import ROOT, SMOKE, Settings
+from helpers.experiments import EXPERIMENTS, run_experiment
+from helpers.files import sha256
+from helpers.models import get_model
+from helpers.verification import verify_results
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data_module.digits().first(200)
+    return data_module.load_digits().subset(200)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, digits):
-    home = tmp_path_factory.mktemp("home")
-    return train(RUNS["S7/s7_dropout"], digits, Settings(SMOKE, "digits", home=home)).folder
+    settings = Settings(SMOKE, "digits", output_dir=tmp_path_factory.mktemp("output"))
+    return run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, settings).folder
 
 
 @pytest.fixture
@@ -37,22 +35,22 @@ def root(trained, tmp_path):
     return tmp_path
 
 
-def folder(root):
+def run_dir(root):
     return root / "results" / "S7" / "s7_dropout"
 
 
-def change(root, **figures):
-    path = folder(root) / "metrics.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | figures))
+def change_metrics(root, **values):
+    path = run_dir(root) / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_an_honest_run_holds(root, digits, capsys):
-    assert verify(root, digits, tta=True) == []
+def test_an_unchanged_run_matches(root, digits, capsys):
+    assert verify_results(root, digits, tta=True) == []
     assert "test_accuracy_flip_tta" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("figure", "value"),
+    ("key", "value"),
     [
         ("test_accuracy", 98.31),
         ("params", 99_999),
@@ -63,68 +61,89 @@ def test_an_honest_run_holds(root, digits, capsys):
         ("requirements", []),
     ],
 )
-def test_a_changed_figure_is_named(root, digits, figure, value):
-    change(root, **{figure: value})
-    wrong = verify(root, digits)
-    assert any(line.startswith(f"S7/s7_dropout: {figure}") for line in wrong)
-    assert all(figure in line for line in wrong)
+def test_a_changed_value_is_named(root, digits, key, value):
+    change_metrics(root, **{key: value})
+    problems = verify_results(root, digits)
+    assert any(line.startswith(f"S7/s7_dropout: {key}") for line in problems)
+    assert all(key in line for line in problems)
 
 
-def test_requirements_are_judged_on_what_was_measured(root, digits):
-    """Raise an accuracy and the requirement that rests on it: both are found."""
-    metrics = json.loads((folder(root) / "metrics.json").read_text())
-    honest = f"{metrics['test_accuracy']:.2f} %"
-    [judged] = [row for row in metrics["requirements"] if honest in row["measured"]]
-    judged["measured"] = judged["measured"].replace(honest, "98.31 %")
-    change(root, test_accuracy=98.31, requirements=metrics["requirements"])
-    [line] = [line for line in verify(root, digits) if "requirements" in line]
-    assert f"is {honest}" in line
+@pytest.mark.parametrize(
+    ("key", "difference", "matches"),
+    [
+        ("test_accuracy", 0.04, True),
+        ("test_accuracy", -0.06, False),
+        ("class_accuracy", 0.4, True),
+        ("class_accuracy", -0.6, False),
+    ],
+)
+def test_accuracies_may_differ_by_the_tolerance(root, digits, key, difference, matches):
+    """The lines on requirements do not count: their texts show the accuracy to two decimals."""
+    metrics = json.loads((run_dir(root) / "metrics.json").read_text())
+    if key == "class_accuracy":
+        value = {name: share + difference for name, share in metrics[key].items()}
+    else:
+        value = metrics[key] + difference
+    change_metrics(root, **{key: value})
+    problems = [line for line in verify_results(root, digits) if f": {key}" in line]
+    assert (not problems) == matches
+
+
+def test_requirements_are_checked_on_the_measured_values(root, digits):
+    """An accuracy and the requirement on it are both changed: both are named."""
+    metrics = json.loads((run_dir(root) / "metrics.json").read_text())
+    accuracy = f"{metrics['test_accuracy']:.2f} %"
+    [row] = [row for row in metrics["requirements"] if accuracy in row["measured"]]
+    row["measured"] = row["measured"].replace(accuracy, "98.31 %")
+    change_metrics(root, test_accuracy=98.31, requirements=metrics["requirements"])
+    [line] = [line for line in verify_results(root, digits) if "requirements" in line]
+    assert f"is {accuracy}" in line
     assert "not 98.31 %" in line
 
 
-def test_flip_tta_is_checked_when_asked_for(root, digits):
-    change(root, test_accuracy_flip_tta=99.9)
-    assert verify(root, digits) == []
-    assert "test_accuracy_flip_tta" in verify(root, digits, tta=True)[0]
+def test_flip_tta_is_verified_only_on_request(root, digits):
+    change_metrics(root, test_accuracy_flip_tta=99.9)
+    assert verify_results(root, digits) == []
+    assert "test_accuracy_flip_tta" in verify_results(root, digits, tta=True)[0]
 
 
-def test_weights_of_another_training_are_found(root, digits):
-    weights = results.weight_bytes(build("s7_dropout"))
-    (folder(root) / "model.safetensors").write_bytes(weights)
-    [line] = verify(root, digits)
-    assert "model.safetensors is not the file that metrics.json is about" in line
-    change(root, weights_sha256=digest(weights))
-    assert any("class_accuracy" in line for line in verify(root, digits))
+def test_weights_of_another_training_are_reported(root, digits):
+    weights = results.serialize_weights(get_model("s7_dropout"))
+    (run_dir(root) / "model.safetensors").write_bytes(weights)
+    [line] = verify_results(root, digits)
+    assert "model.safetensors does not match the checksum in metrics.json" in line
+    change_metrics(root, weights_sha256=sha256(weights))
+    assert any("class_accuracy" in line for line in verify_results(root, digits))
 
 
-def test_weights_of_another_network_are_found(root, digits):
-    weights = results.weight_bytes(build("s7"))
-    (folder(root) / "model.safetensors").write_bytes(weights)
-    change(root, weights_sha256=digest(weights))
-    [line] = verify(root, digits)
+def test_weights_of_another_model_are_reported(root, digits):
+    weights = results.serialize_weights(get_model("s7"))
+    (run_dir(root) / "model.safetensors").write_bytes(weights)
+    change_metrics(root, weights_sha256=sha256(weights))
+    [line] = verify_results(root, digits)
     assert "S7/s7_dropout: cannot be evaluated: RuntimeError" in line
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "metrics.json"])
-def test_a_truncated_file_is_found(root, digits, file):
-    path = folder(root) / file
+def test_a_truncated_file_is_reported(root, digits, file):
+    path = run_dir(root) / file
     path.write_bytes(path.read_bytes()[:-50])
-    [line] = verify(root, digits)
+    [line] = verify_results(root, digits)
     assert line.startswith("S7/s7_dropout: cannot be evaluated")
 
 
 @pytest.mark.parametrize("content", [None, "[]", '{"net": null}'])
-def test_metrics_that_are_missing_or_of_another_form_are_named(root, digits, content):
-    path = folder(root) / "metrics.json"
+def test_missing_or_malformed_metrics_are_reported(root, digits, content):
+    path = run_dir(root) / "metrics.json"
     path.unlink()
     if content:
         path.write_text(content)
-    [line] = verify(root, digits)
+    [line] = verify_results(root, digits)
     assert line.startswith("S7/s7_dropout: cannot be evaluated")
 
 
 def test_the_committed_means_are_those_of_the_seeds():
-    for metrics in tables.kept(ROOT / "results").values():
+    for metrics in report.load_all_metrics(ROOT / "results").values():
         accuracies = [of_seed["test_accuracy"] for of_seed in metrics["seeds"]]
         assert accuracies[0] == metrics["test_accuracy"]
         assert metrics["seeds"][0]["seed"] == metrics["seed"]
@@ -133,16 +152,18 @@ def test_the_committed_means_are_those_of_the_seeds():
         assert metrics["test_accuracy_std"] == pytest.approx(deviation)
 
 
-def test_nothing_kept_is_not_a_success(tmp_path, digits):
-    assert verify(tmp_path, digits) == [f"there are no kept runs in {tmp_path / 'results'}"]
+def test_no_saved_runs_are_not_a_success(tmp_path, digits):
+    [line] = verify_results(tmp_path, digits)
+    assert line == f"there are no saved runs in {tmp_path / 'results'}"
 
 
 def test_report_writes_the_mean_over_seeds_between_the_markers(root):
-    readme = f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n"
+    readme = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
     (root / "README.md").write_text(readme)
-    seeds = [{"seed": seed, "test_accuracy": 90.0} for seed in range(5)]
-    change(root, test_accuracy_mean=91.234, test_accuracy_std=0.1, seeds=seeds)
-    tables.report(root)
+    accuracies = {"test_accuracy": 90.0, "test_accuracy_flip_tta": 90.0}
+    seeds = [{"seed": seed} | accuracies for seed in range(5)]
+    change_metrics(root, test_accuracy_mean=91.234, test_accuracy_std=0.1, seeds=seeds)
+    report.write_results_tables(root)
     text = (root / "README.md").read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
@@ -155,23 +176,26 @@ def test_report_writes_the_mean_over_seeds_between_the_markers(root):
 def test_report_without_markers_is_a_clear_error(root):
     (root / "README.md").write_text("no markers")
     with pytest.raises(ValueError, match="needs the lines"):
-        tables.report(root)
+        report.write_results_tables(root)
 
 
-def test_a_network_of_ones_own_is_said_and_the_rest_holds(root, digits, capsys):
-    own = shutil.copytree(folder(root), folder(root).with_name("mine"))
-    metrics = json.loads((own / "metrics.json").read_text())
-    (own / "metrics.json").write_text(json.dumps(metrics | {"net": "mine"}))
-    assert verify(root, digits) == []
-    assert "not verified: mine is a network of your own" in capsys.readouterr().out
+def test_a_model_of_the_users_is_skipped_and_the_other_runs_are_verified(root, digits, capsys):
+    mine = shutil.copytree(run_dir(root), run_dir(root).with_name("mine"))
+    metrics = json.loads((mine / "metrics.json").read_text())
+    (mine / "metrics.json").write_text(json.dumps(metrics | {"net": "mine"}))
+    assert verify_results(root, digits) == []
+    assert "not verified: mine is not one of the models of this project" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_the_committed_verdicts_are_those_of_todays_judges(name):
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_committed_outcomes_are_those_of_the_current_checks(name):
+    experiment = EXPERIMENTS[name]
     metrics = json.loads((ROOT / "results" / name / "metrics.json").read_text())
-    assert results.judged(build(metrics["net"]), metrics) == metrics["requirements"]
-    recipe = dataclasses.asdict(RUNS[name].recipe) | {"transform": RUNS[name].transform.__name__}
-    if RUNS[name].find_rate:
-        recipe["max_lr"] = metrics["max_lr"]
-    assert metrics["recipe"] == recipe
-    assert metrics["published_test_accuracy"] == RUNS[name].published
+    model = get_model(metrics["net"])
+    assert requirements.check_result(model, metrics) == metrics["requirements"]
+    config = dataclasses.asdict(experiment.config)
+    config["transform"] = experiment.transform.__name__
+    if experiment.find_lr:
+        config["max_lr"] = metrics["max_lr"]
+    assert metrics["recipe"] == config
+    assert metrics["published_test_accuracy"] == experiment.reference_accuracy

@@ -1,54 +1,98 @@
-"""The networks of the series, one file each; `MODELS` maps their names to constructors."""
+"""The networks of the notebooks, one module each."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from helpers.files import line
+from helpers.config import validate_choice
+from helpers.device import eval_mode
+from helpers.files import format_error
+from helpers.inspection.fingerprint import FunctionLog
 from helpers.models.compact import Compact
+from helpers.models.layers import DepthwiseSeparableConv
 from helpers.models.resnet18 import ResNet18
 from helpers.models.s7 import S7
 from helpers.models.s7_dropout import S7Dropout
 from helpers.models.s9 import S9
 from helpers.models.s10 import CustomResNet
-from helpers.settings import one_of
-from tracing.layers import at_rest
-from tracing.order import Calls
 
+__all__ = [
+    "MODELS",
+    "S7",
+    "S9",
+    "Compact",
+    "CustomResNet",
+    "DepthwiseSeparableConv",
+    "ResNet18",
+    "S7Dropout",
+    "get_model",
+    "validate_model",
+]
+
+# Functions that build a model, by its name. A notebook may add its own.
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "s7": S7, "s7_dropout": S7Dropout, "s9": S9,
-    "compact": Compact, "s10": CustomResNet, "resnet18": ResNet18,
-}  # fmt: skip
-EXPECTED = "a network maps images (N, 3, 32, 32) to logits (N, 10), both float32"
-REMEDY = "they would be neither trained nor kept: use an nn.Parameter, and nn.ModuleList for a list"
+    "s7": S7,
+    "s7_dropout": S7Dropout,
+    "s9": S9,
+    "compact": Compact,
+    "s10": CustomResNet,
+    "resnet18": ResNet18,
+}
 
 
-def build(name: str) -> nn.Module:
-    """A freshly initialised network, one of MODELS.
+def get_model(name: str) -> nn.Module:
+    """Return a new model.
 
-    Raises ValueError where there is none, or it does not map (N, 3, 32, 32) to (N, 10).
+    Args:
+        name: A key of `MODELS`.
+
+    Returns:
+        The model with random weights.
+
+    Raises:
+        ValueError: If there is no such model, or `validate_model` refuses it.
     """
-    return checked(MODELS[one_of("network", name, MODELS)]())
+    build = MODELS[validate_choice("network", name, MODELS)]
+    return validate_model(build())
 
 
-def checked(model: nn.Module) -> nn.Module:
-    """The network, with its lazy layers filled in. ValueError where it does not do as EXPECTED.
+def validate_model(model: nn.Module) -> nn.Module:
+    """Check that a model can be trained here: its parameters, its input and its output.
 
-    The same where it uses weights that PyTorch does not know to be its own.
+    Args:
+        model: The model. It runs once in evaluation mode, which initializes lazy layers.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: If the model does not map images (N, 3, 32, 32) to logits (N, 10) in float32,
+            has no parameters, or uses weights that are not among them.
     """
+    name = type(model).__name__
+    contract = "a network maps images (N, 3, 32, 32) to logits (N, 10), both float32"
     try:
-        with at_rest(model), Calls() as calls:
+        with eval_mode(model), FunctionLog() as log:
             logits = model(torch.zeros(2, 3, 32, 32))
-    except Exception as error:  # a network of anybody's
-        raise ValueError(f"{EXPECTED}; {type(model).__name__} raises {line(error)}") from error
-    if strays := calls.strays(model):
-        found = f"weights of shape {tuple(strays[0].shape)} that are not among its parameters()"
-        raise ValueError(f"{type(model).__name__} uses {found}: {REMEDY}")
+    except Exception as error:  # the code of the model may raise anything
+        raise ValueError(f"{contract}; {name} raises {format_error(error)}") from error
+
+    unregistered = log.unregistered_weights(model)
+    if unregistered:
+        shape = tuple(unregistered[0].shape)
+        raise ValueError(
+            f"{name} uses weights of shape {shape} that are not among its parameters(): they "
+            "would be neither trained nor saved. Use nn.Parameter, and nn.ModuleList for a list"
+        )
     if not isinstance(logits, Tensor):
-        found = f"a {type(logits).__name__}"
-    elif logits.shape != (2, 10) or logits.dtype != torch.float32:
-        found = f"{tuple(logits.shape)} {logits.dtype} for 2 images".replace("torch.", "")
-    else:
-        return model
-    raise ValueError(f"{EXPECTED}; {type(model).__name__} gives {found}")
+        raise ValueError(f"{contract}; {name} gives a {type(logits).__name__}")
+    if logits.shape != (2, 10) or logits.dtype != torch.float32:
+        dtype = str(logits.dtype).removeprefix("torch.")
+        raise ValueError(f"{contract}; {name} gives {tuple(logits.shape)} {dtype} for 2 images")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"{name} has no parameters that require gradients: expected at least one. Add a layer "
+            "such as nn.Conv2d or nn.Linear"
+        )
+    return model

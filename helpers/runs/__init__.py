@@ -1,1 +1,0 @@
-"""The runs: their list, how one is conducted, what it leaves, and whether that holds."""

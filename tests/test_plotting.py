@@ -1,0 +1,477 @@
+"""Figures show the data they are given."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from helpers import plotting
+from helpers.config import ROOT
+from helpers.data import load_digits
+from helpers.inspection import layer_cost_percentages
+from helpers.models import get_model
+from helpers.results import Result
+from helpers.training import History
+from helpers.transforms import flip_shift
+
+BLOCKS = ("block1", "block2", "block3", "block4")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_digits().subset(200, 40)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return get_model("s7")
+
+
+def make_result(logits=None, model=None, **metrics):
+    history = History([], [], [])
+    metrics = {"net": "s7", "dataset": "digits"} | metrics
+    return Result(None, model, history, metrics, logits, "s7 on digits")
+
+
+def logits_for(predicted, scale=10.0):
+    """Return logits whose largest entry is the predicted class, with the same confidence."""
+    return (scale * np.eye(10)[predicted]).astype(np.float32)
+
+
+def perfect_result(data):
+    return make_result(logits_for(data.test_labels))
+
+
+def panel_titles(figure):
+    return [axis.get_title() for axis in figure.axes]
+
+
+def image_arrays(figure):
+    return [np.asarray(axis.images[0].get_array()) for axis in figure.axes if axis.images]
+
+
+def legend_texts(axis):
+    return [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+def render(figure):
+    """Draw the figure, which finds errors in its layout."""
+    figure.canvas.draw()
+    return figure
+
+
+# ------------------------------------------------------------------------------ bars and images
+
+
+def test_a_long_title_stays_inside_the_figure():
+    figure, _ = plotting.new_figure(4, 3, "a rather long title " * 6)
+    render(figure)
+    extent = figure._suptitle.get_window_extent()
+    assert extent.x0 >= 0
+    assert extent.x1 <= 400
+    assert extent.y1 <= 300
+
+
+def test_bars_show_every_value_with_its_name():
+    table = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.5]}, index=["first", "second"])
+    axis = plotting.plot_bars(table.rename_axis("row"), "unit", "Title").axes[0]
+    widths = [[bar.get_width() for bar in bars] for bars in axis.containers]
+    assert widths == [[1.0, 2.0], [3.0, 4.5]]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["first", "second"]
+    assert axis.get_xlabel() == "unit"
+    assert axis.get_ylabel() == "row"
+    assert axis.yaxis_inverted()  # the first row is on top
+    assert axis.get_xlim()[1] > 4.5
+    assert {text.get_text() for text in axis.texts} == {"1.0", "2.0", "3.0", "4.5"}
+    [counts] = plotting.plot_bars(pd.DataFrame({"images": [5000, 1000]}), "images", "Title").axes
+    assert {text.get_text() for text in counts.texts} == {"5,000", "1,000"}
+
+
+def test_bars_of_two_columns_have_two_colors_and_a_legend():
+    table = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.5]})
+    figure = plotting.plot_bars(table, "unit", "Title")
+    colors = [bars[0].get_facecolor() for bars in figure.axes[0].containers]
+    assert colors[0] != colors[1]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    assert plotting.plot_bars(table[["a"]], "unit", "Title").legends == []
+
+
+def test_each_image_has_its_caption():
+    images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    figure = plotting.plot_images(images, ["none", "one", "two"], "Title", columns=2)
+    assert panel_titles(figure) == ["none", "one", "two", ""]
+    assert [axis.images[0].get_array().max() for axis in figure.axes[:3]] == [0, 1, 2]
+
+
+def test_a_figure_without_images_says_so():
+    figure = render(plotting.plot_images(np.zeros((0, 32, 32, 3), np.uint8), [], "Title"))
+    assert figure.get_suptitle() == "Title"
+    assert [text.get_text() for text in figure.axes[0].texts] == ["No images"]
+
+
+def test_class_counts_are_those_of_the_labels(data):
+    axis = plotting.plot_class_counts(data).axes[0]
+    train, test = ([bar.get_width() for bar in bars] for bars in axis.containers)
+    assert train == [np.sum(data.train_labels == label) for label in range(10)]
+    assert test == [np.sum(data.test_labels == label) for label in range(10)]
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(data.classes)
+
+
+def test_augmented_copies_are_below_their_images_and_repeat(data):
+    figures = [plotting.plot_augmentations(data, flip_shift(data.mean), 4, 2) for _ in range(2)]
+    images = image_arrays(figures[0])
+    assert len(images) == 4 * (1 + 2)
+    assert np.array_equal(images[:4], data.train_images[:4])
+    assert not np.array_equal(images[4:8], images[:4])
+    assert not np.array_equal(images[4:8], images[8:])
+    assert np.array_equal(images, image_arrays(figures[1]))
+    other = plotting.plot_augmentations(data, flip_shift(data.mean), 4, 2, seed=1)
+    assert not np.array_equal(images, image_arrays(other))
+    grid = figures[0].axes[0].get_gridspec()
+    assert (grid.nrows, grid.ncols) == (3, 4)
+    assert "4 images, and 2 augmented copies" in figures[0].get_suptitle()
+
+
+# ----------------------------------------------------------------------------------------- runs
+
+
+def test_history_shows_learning_rates_and_accuracies_over_the_same_epochs():
+    epochs = [
+        {"epoch": n, "train_loss": 2 / n, "test_loss": 3 / n, "train_accuracy": 10.0 * n,
+         "test_accuracy": 9.0 * n}
+        for n in (1, 2, 3)
+    ]  # fmt: skip
+    result = make_result()
+    result.history = History(epochs, [0.1, 0.2, 0.3, 0.2, 0.1, 0.0])
+    figure = plotting.plot_history(result)
+    accuracy, loss, lr = figure.axes
+    assert list(lr.lines[0].get_xdata()) == [0.5, 1, 1.5, 2, 2.5, 3]  # two steps an epoch
+    assert list(lr.lines[0].get_ydata()) == [0.1, 0.2, 0.3, 0.2, 0.1, 0.0]
+    assert [list(line.get_ydata()) for line in accuracy.lines] == [[10, 20, 30], [9, 18, 27]]
+    assert [list(line.get_ydata()) for line in loss.lines] == [[2, 1, 2 / 3], [3, 1.5, 1]]
+    assert accuracy.get_shared_x_axes().joined(accuracy, lr)
+    assert figure.get_suptitle() == "Training: s7 on digits"
+
+
+def calibration_error(labels, logits):
+    """Written out: C. Guo et al., arXiv:1706.04599, equation 3."""
+    confidences = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).numpy()
+    correct = logits.argmax(axis=1) == labels
+    error = 0.0
+    for low in np.linspace(0, 0.9, 10):
+        in_bin = (confidences > low) & (confidences <= low + 0.1)
+        if in_bin.any():
+            error += in_bin.mean() * abs(correct[in_bin].mean() - confidences[in_bin].mean())
+    return error
+
+
+def data_with(labels, data):
+    images = np.zeros((len(labels), 32, 32, 3), np.uint8)
+    return dataclasses.replace(
+        data, test_images=images, test_labels=labels, full_test_size=len(labels)
+    )
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.1, 20))
+def test_calibration_states_the_expected_calibration_error(data, seed, scale):
+    random = np.random.default_rng(seed)
+    logits = (scale * random.standard_normal((200, 10))).astype(np.float32)
+    labels = random.integers(0, 10, 200)
+    figure = plotting.plot_calibration(make_result(logits), data_with(labels, data))
+    error = float(figure.get_suptitle().split()[-1])
+    assert error == pytest.approx(calibration_error(labels, logits), abs=6e-4)
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == pytest.approx(1)
+
+
+def test_calibration_counts_the_border_of_a_bin_and_full_confidence(data):
+    logits = np.full((4, 10), -100, np.float32)
+    logits[:2, 0] = logits[2:, 1] = 0
+    logits[2:, 2] = 0  # one half for each of two classes
+    labels = np.array([0, 0, 1, 3])
+    figure = plotting.plot_calibration(make_result(logits), data_with(labels, data))
+    # Fully confident: always correct. Confidence one half: half of them correct.
+    assert figure.get_suptitle() == (
+        "Calibration: s7 on digits\n"
+        "mean confidence 75.0 %, accuracy 75.0 %\nexpected calibration error 0.000"
+    )
+
+
+def test_the_upper_border_belongs_to_a_bin(data):
+    logits = np.full((2, 10), -100, np.float32)
+    logits[:, :2] = 0  # confidence 0.5, in the bin from 0.4 to 0.5
+    logits[1, 0] = np.log(0.55 / 0.45)  # confidence 0.55, in the next bin
+    figure = plotting.plot_calibration(make_result(logits), data_with(np.array([9, 0]), data))
+    assert figure.get_suptitle().endswith("error 0.475")
+
+
+def test_bins_of_few_images_have_no_point(data):
+    # Of 200 images, exactly 0.5 % are in the second bin and less in none.
+    logits = np.concatenate([logits_for(np.zeros(199, int)), logits_for([0], scale=0.5)])
+    labels = np.zeros(200, int)
+    axis = plotting.plot_calibration(make_result(logits), data_with(labels, data)).axes[0]
+    assert len(axis.lines[0].get_xdata()) == 2
+    logits, labels = np.concatenate([logits[:1], logits]), np.zeros(201, int)
+    axis = plotting.plot_calibration(make_result(logits), data_with(labels, data)).axes[0]
+    assert len(axis.lines[0].get_xdata()) == 1
+
+
+def test_predictions_state_predicted_and_true_class(data):
+    predicted = (data.test_labels + 1) % 10
+    figure = plotting.plot_predictions(make_result(logits_for(predicted)), data, n=6)
+    pairs = zip(predicted[:6], data.test_labels[:6], strict=True)
+    assert panel_titles(figure)[:6] == [f"{p}\n(true: {t})" for p, t in pairs]
+    assert np.array_equal(image_arrays(figure), data.test_images[:6])
+    assert "first 6 test images" in figure.get_suptitle()
+
+
+def test_misclassified_shows_the_first_mistakes_then_the_most_confident(data):
+    predicted = data.test_labels.copy()
+    mistakes = [3, 5, 8, 13, 21]
+    predicted[mistakes] = (predicted[mistakes] + 1) % 10
+    logits = logits_for(predicted)
+    logits[mistakes] *= np.array([0.3, 0.1, 0.5, 0.2, 0.4])[:, None]
+    figure = plotting.plot_misclassified(make_result(logits), data, n=3)
+    order = [3, 5, 8, 8, 21, 3]
+    assert np.array_equal(image_arrays(figure), data.test_images[order])
+    probability = np.exp(5) / (np.exp(5) + 9)
+    true = data.test_labels[8]
+    assert panel_titles(figure)[2] == f"{true}\n-> {(true + 1) % 10} ({probability:.0%})"
+    assert "first 3 of 5 mistakes, then the 3 most confident" in figure.get_suptitle()
+
+
+def test_misclassified_says_how_many_mistakes_it_shows(data):
+    predicted = data.test_labels.copy()
+    predicted[7] = (predicted[7] + 1) % 10
+    figure = plotting.plot_misclassified(make_result(logits_for(predicted)), data)
+    assert "first 1 of 1 mistakes, then the 1 most confident" in figure.get_suptitle()
+    assert len(image_arrays(figure)) == 2
+
+
+def test_without_mistakes_the_figures_say_so(data):
+    result = perfect_result(data)
+    figure = render(plotting.plot_misclassified(result, data))
+    [text] = figure.axes[0].texts
+    assert text.get_text() == "No mistakes: all 40 test images are classified correctly."
+    matrix = render(plotting.plot_confusion_matrix(result, data))
+    assert matrix.get_suptitle() == "Confusion matrix: s7 on digits\nno mistakes"
+    render(plotting.plot_calibration(result, data))
+    render(plotting.plot_predictions(result, data))
+
+
+def test_class_accuracies_of_two_runs_are_side_by_side():
+    first = make_result(class_accuracy={"cat": 80.0, "dog": 90.0})
+    second = make_result(net="compact", class_accuracy={"cat": 85.0, "dog": 70.0})
+    figure = plotting.plot_class_accuracy(first, second)
+    widths = [[bar.get_width() for bar in bars] for bars in figure.axes[0].containers]
+    assert widths == [[80.0, 90.0], [85.0, 70.0]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["s7", "compact"]
+    assert figure.get_suptitle() == "Accuracy by class: digits"
+    assert plotting.plot_class_accuracy(first).get_suptitle() == "Accuracy by class: s7 on digits"
+
+
+def test_confusion_matrix_has_the_true_classes_in_rows(data):
+    labels = np.array([0, 0, 0, 1, 2])
+    logits = logits_for([1, 1, 0, 1, 2])
+    figure = plotting.plot_confusion_matrix(make_result(logits), data_with(labels, data))
+    [axis] = figure.axes
+    matrix = axis.images[0].get_array()
+    assert matrix.shape == (10, 10)
+    assert matrix[:3, :3].tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 1]]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
+    assert figure.get_suptitle().endswith("most frequent confusion: 0 predicted as 1, 2 times")
+
+
+# -------------------------------------------------------------------------------------- models
+
+
+def test_layer_costs_are_drawn_as_percentages(model):
+    figure = plotting.plot_layer_costs(model, "s7")
+    parameters, mult_adds = figure.axes[0].containers
+    table = layer_cost_percentages(model)
+    assert [bar.get_width() for bar in parameters] == pytest.approx(table["parameters"].to_list())
+    assert [bar.get_width() for bar in mult_adds] == pytest.approx(table["multiply-adds"].to_list())
+    assert figure.get_suptitle().endswith(": s7")
+
+
+def test_receptive_fields_are_squares_over_image_and_gradient(model, data):
+    figure = plotting.plot_receptive_fields(make_result(model=model), data, BLOCKS)
+    assert panel_titles(figure)[:4] == [
+        "block1: 8x8", "block2: 22x22", "block3: 42x42", "block4: 74x74",
+    ]  # fmt: skip
+    for upper, lower in zip(figure.axes[:4], figure.axes[4:], strict=True):
+        assert upper.patches[0].get_bbox().bounds == lower.patches[0].get_bbox().bounds
+        assert np.array_equal(upper.images[0].get_array(), data.test_images[1])
+        assert lower.images[0].get_array().shape == (32, 32)
+    assert figure.axes[3].patches[0].get_width() == 74
+
+
+def test_effective_receptive_fields_are_those_of_100_test_images(model, monkeypatch):
+    inputs = []
+    monkeypatch.setattr(
+        plotting,
+        "effective_receptive_field",
+        lambda model, module, images: inputs.append(images) or np.zeros((32, 32)),
+    )
+    data = load_digits()
+    plotting.plot_receptive_fields(make_result(model=model), data, ["block1"])
+    [images] = inputs
+    pixels = torch.from_numpy(data.test_images[:100]).permute(0, 3, 1, 2)
+    assert torch.equal(images, data.normalize(pixels))
+
+
+def test_activations_are_the_strongest_maps_of_each_module(data):
+    class FixedMaps(nn.Module):
+        def forward(self, x):
+            maps = torch.arange(10.0).view(1, 10, 1, 1).repeat(len(x), 1, 4, 4)
+            maps[:, 0, 0, 0] = 20  # a high maximum, but a low mean
+            return maps
+
+    model = nn.Sequential(FixedMaps(), nn.Conv2d(10, 9, 1))
+    figure = plotting.plot_activations(make_result(model=model), data, ["0", "1"])
+    titles = panel_titles(figure)
+    assert len(titles) == 2 * 9
+    assert titles[:9] == ["image", *(f"0, {channel}" for channel in (9, 8, 7, 6, 5, 4, 3, 2))]
+    assert titles[9] == "image"
+    assert titles[10].startswith("1, ")
+    assert np.array_equal(figure.axes[0].images[0].get_array(), data.test_images[1])
+    assert (figure.axes[1].images[0].get_array() == 9).all()
+
+
+def test_kernels_are_beside_the_correlation_of_their_outputs(data):
+    images = np.random.default_rng(0).integers(0, 256, data.train_images.shape, np.uint8)
+    images[:50, ..., 1] = images[:50, ..., 0]
+    data = dataclasses.replace(data, train_images=images)
+    models = {"first": get_model("s7"), "second": get_model("s7")}
+    for model in models.values():
+        nn.init.dirac_(model.block1[0][0].weight)  # passes the three colors through
+    figure = plotting.plot_kernels(models, data, "Title")
+    assert panel_titles(figure)[:4] == [
+        "first kernels", "first: correlation", "second kernels", "second: correlation",
+    ]  # fmt: skip
+    correlation = figure.axes[1].images[0].get_array()
+    channels = data.normalize(torch.from_numpy(data.train_images[:100]).permute(0, 3, 1, 2))
+    expected = torch.corrcoef(channels.transpose(0, 1).flatten(1))
+    assert np.allclose(correlation[:3, :3], expected, atol=1e-3)
+    assert figure.axes[1].images[0].get_clim() == (-1, 1)
+    kernels = figure.axes[0].images[0].get_array()
+    assert kernels.min() >= 0
+    assert kernels.max() == 1
+
+
+def test_singular_values_are_relative_to_the_largest():
+    matrices = {"gradient": torch.diag(torch.tensor([1.0, 4.0, 2.0])), "Muon": torch.eye(3)}
+    [axis] = plotting.plot_singular_values(matrices, "Title").axes
+    lines = {line.get_label(): line.get_ydata().tolist() for line in axis.lines}
+    assert lines == {"gradient": [1.0, 0.5, 0.25], "Muon": [1.0, 1.0, 1.0]}
+
+
+# ------------------------------------------------------------------------------- learning rates
+
+
+def test_lr_curve_marks_the_lowest_average_and_a_tenth_of_its_rate():
+    step_losses = np.array([3.0, 2.0, 1.0, 0.0, 4.0])
+    averages = [step_losses[0]]
+    for loss in step_losses[1:]:
+        averages.append(0.05 * loss + 0.95 * averages[-1])
+    lrs = [1e-3, 1e-2, 0.1, 0.2, 1.0]
+    lr_curve = pd.DataFrame({"learning_rate": lrs, "loss": averages})
+    figure = plotting.plot_lr_curve(lr_curve, "Title")
+    [axis] = figure.axes
+    steps, average, _, lowest, tenth = axis.lines
+    assert steps.get_ydata() == pytest.approx(step_losses)
+    assert average.get_ydata() == pytest.approx(averages)
+    assert (lowest.get_xdata()[0], lowest.get_ydata()[0]) == (0.2, min(averages))
+    assert tenth.get_xdata()[0] == pytest.approx(0.02)
+    texts = " ".join(legend_texts(axis))
+    assert "lowest average: at 0.2" in texts
+    assert "a tenth of it: 0.02" in texts
+    assert "lowest at 0.2" in texts
+    assert "guessing: 2.30" in texts
+
+
+def test_lr_trials_have_a_parabola_through_the_best_three():
+    lr_trials = pd.DataFrame({"learning_rate": [2.0, 1.0, 4.0, 8.0], "loss": [1.0, 2.0, 2.0, 9.0]})
+    [axis] = plotting.plot_lr_trials(lr_trials, "Title").axes
+    points, parabola, selected = axis.lines
+    assert points.get_xdata().tolist() == [1, 2, 4, 8]
+    assert points.get_ydata().tolist() == [2, 1, 2, 9]
+    x, y = parabola.get_data()
+    assert y == pytest.approx(1 + np.log2(x / 2) ** 2)
+    assert (x.min(), x.max()) == pytest.approx((1, 4))
+    assert selected.get_xdata()[0] == pytest.approx(2)
+    assert "selected: 2" in legend_texts(axis)
+
+
+def test_lr_trials_of_diverged_runs_have_no_parabola():
+    lr_trials = pd.DataFrame({"learning_rate": [1.0, 2.0, 4.0], "loss": [2.0, 1.0, np.inf]})
+    [axis] = render(plotting.plot_lr_trials(lr_trials, "Title")).axes
+    assert legend_texts(axis) == ["short runs", "selected: 2"]
+    at_the_border = pd.DataFrame({"learning_rate": [1.0, 2.0, 4.0], "loss": [1.0, 2.0, 3.0]})
+    [axis] = plotting.plot_lr_trials(at_the_border, "Title").axes
+    assert legend_texts(axis) == ["short runs", "selected: 1"]
+
+
+def test_lr_sweep_has_a_panel_for_each_model_and_a_line_for_each_seed():
+    sweep = pd.DataFrame(
+        {
+            "name": ["S7/a, SGD, 0.2", "S7/a, SGD, 0.1", "S7/a, Muon, 0.1", "S9/b, AdamW, 0.1"],
+            "seed": [0, 0, 1, 0],
+            "learning rate": [0.2, 0.1, 0.1, 0.1],
+            "validation loss": [0.7, 0.9, 0.8, 0.5],
+        }
+    )
+    figure = plotting.plot_lr_sweep(sweep, {"a": 0.15, "b": 0.05})
+    first, second = figure.axes
+    assert panel_titles(figure) == ["a", "b"]
+    lines = {line.get_label(): line for line in first.lines}
+    assert list(lines) == ["Muon, seed 1", "SGD, seed 0", "saved run"]
+    assert lines["SGD, seed 0"].get_xdata().tolist() == [0.1, 0.2]
+    assert lines["SGD, seed 0"].get_ydata() == pytest.approx([0.2, 0])
+    assert lines["saved run"].get_xdata()[0] == 0.15
+    assert lines["SGD, seed 0"].get_color() != lines["Muon, seed 1"].get_color()
+    assert second.lines[-1].get_xdata()[0] == 0.05
+
+
+def test_lr_sweep_draws_the_saved_table():
+    sweep = pd.read_csv(ROOT / "results" / "S10" / "rates.csv")
+    names = ["compact", "resnet18", "s10", "s7", "s7_dropout", "s9"]
+    figure = plotting.plot_lr_sweep(sweep, dict.fromkeys(names, 0.1))
+    assert sorted(panel_titles(figure)) == names
+    runs = sweep["name"].str.replace(r", [^,]*$", "", regex=True)
+    lines = sum(len(axis.lines) - 1 for axis in figure.axes)
+    assert lines == len(set(zip(runs, sweep["seed"], strict=True)))
+
+
+def test_schedules_are_those_of_every_step_and_of_every_epoch():
+    result = make_result(epochs=2)
+    result.history = History([], [1.0, 2.0, 4.0, 3.0, 1.0, 0.0])
+    [axis] = plotting.plot_schedules(result).axes
+    each_batch, each_epoch = axis.lines
+    assert each_batch.get_xdata() == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+    assert each_batch.get_ydata().tolist() == [0.25, 0.5, 1, 0.75, 0.25, 0]
+    assert each_epoch.get_ydata().tolist() == [0.25, 0.25, 0.25, 0.5, 0.5, 0.5]
+
+
+def test_batch_statistics_have_a_panel_for_each_seed():
+    table = pd.DataFrame(
+        {
+            "seed": [1, 1, 0],
+            "epoch": [2, 1, 1],
+            "test accuracy (%), as remembered": [60.0, 50.0, 40.0],
+            "test accuracy (%), measured again": [70.0, 65.0, 45.0],
+        }
+    )
+    figure = plotting.plot_batch_statistics(table)
+    assert panel_titles(figure) == ["seed 0", "seed 1"]
+    running, recomputed = figure.axes[1].lines
+    assert (running.get_xdata().tolist(), running.get_ydata().tolist()) == ([1, 2], [50, 60])
+    assert recomputed.get_ydata().tolist() == [65, 70]
+    saved = pd.read_csv(ROOT / "results" / "S9" / "batch_statistics.csv")
+    assert len(plotting.plot_batch_statistics(saved).axes) == saved["seed"].nunique()

@@ -1,0 +1,46 @@
+"""Layer costs and summary tables state what a model has."""
+
+import pytest
+from torch import nn
+
+from helpers.inspection import layer_cost_percentages, torchinfo_text
+from helpers.models import MODELS, get_model
+from tests import reference_tables
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layer_costs_are_percentages_of_all_parameters_and_multiply_adds(name):
+    model = get_model(name)
+    table = layer_cost_percentages(model)
+    assert (table >= 0).all(axis=None)
+    assert (table.sum() <= 100).all()
+    assert table.sum().min() > 94  # the rest belongs to batch normalization
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    weights = sum(conv.weight.numel() for conv in convolutions)
+    biases = sum(conv.bias.numel() for conv in convolutions if conv.bias is not None)
+    percentage = table["parameters"][~table.index.str.startswith("fc")].sum()
+    expected = 100 * (weights + biases) / reference_tables.FIGURES[name][0]
+    assert percentage == pytest.approx(expected)
+
+
+def test_layers_of_one_module_share_its_parameters():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 3)
+            self.same = nn.Conv2d(8, 8, 3, padding=1)
+            self.fc = nn.Linear(8, 10)
+
+        def forward(self, x):
+            return self.fc(self.same(self.same(self.first(x))).mean((2, 3)))
+
+    table = layer_cost_percentages(Twice())["parameters"]
+    assert table["conv2"] == table["conv3"]
+    assert table.sum() == pytest.approx(100)
+
+
+def test_torchinfo_table_is_as_wide_as_published_and_names_its_unit():
+    text = torchinfo_text(get_model("s10"))
+    assert max(map(len, text.splitlines())) == 120
+    assert "Units" not in text
+    assert "Total mult-adds (millions): 379.27" in text

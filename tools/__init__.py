@@ -1,0 +1,1 @@
+"""Tools around the package: benchmarks, short training experiments, and the Colab rehearsal."""

@@ -1,0 +1,3 @@
+"""Import `google.colab` when Python starts, as Colab does before the first cell."""
+
+import google.colab  # noqa: F401

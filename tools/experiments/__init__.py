@@ -1,0 +1,1 @@
+"""Short training runs that justify choices in the notebooks."""

@@ -1,1 +1,0 @@
-"""What keeps the series in shape: notebooks executed, kept results verified, pages written."""
