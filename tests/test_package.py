@@ -192,7 +192,9 @@ def public_functions(path):
 
 
 # Named as in torch.nn, whose users know them.
-KNOWN_PARAMETERS = {"in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"}
+KNOWN_PARAMETERS = {
+    "channels", "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"
+}  # fmt: skip
 
 
 def parameter_names(function):

@@ -10,7 +10,7 @@ from helpers.models.layers import DepthwiseSeparableConv
 
 
 class Residual(nn.Module):
-    """Depthwise separable convolution of all `channels`, batch norm, added to the input; ReLU."""
+    """Depthwise separable convolution and batch normalization, added to their input; ReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
