@@ -342,7 +342,9 @@ def run_short(data: ImageData, settings: Settings, **experiments: Experiment) ->
     """
     columns = {}
     for name, experiment in experiments.items():
-        history = run_experiment(replace(experiment, find_lr=False), data, settings).history
+        # Experiments of one name would archive each other's checkpoints.
+        experiment = replace(experiment, name=f"{experiment.notebook}/{name}", find_lr=False)
+        history = run_experiment(experiment, data, settings).history
         columns[name] = pd.DataFrame(history.epochs).set_index("epoch")["test_accuracy"]
     return pd.DataFrame(columns).round(2)
 

@@ -47,17 +47,24 @@ class ProgressBar:
 
     def _track_in_notebook(self, batches: SizedIterable, description: str) -> Iterator:
         start = last_update = time.perf_counter()
-        for number, batch in enumerate(batches):
-            now = time.perf_counter()
-            if now - last_update >= UPDATE_SECONDS:
-                meter = tqdm.format_meter(
-                    number, len(batches), now - start, ncols=79, prefix=description, unit=" batches"
-                )
-                self._show(meter)
-                last_update = now
-            yield batch
-        if self._handle:
-            self._show("")
+        try:
+            for number, batch in enumerate(batches):
+                now = time.perf_counter()
+                if now - last_update >= UPDATE_SECONDS:
+                    meter = tqdm.format_meter(
+                        number,
+                        len(batches),
+                        now - start,
+                        ncols=79,
+                        prefix=description,
+                        unit=" batches",
+                    )
+                    self._show(meter)
+                    last_update = now
+                yield batch
+        finally:  # also if training is interrupted
+            if self._handle:
+                self._show("")
 
     def _show(self, text: str) -> None:
         """Display the text, or overwrite what was displayed."""

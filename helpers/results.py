@@ -249,6 +249,10 @@ def load_result(folder: Path, data: ImageData) -> Result:
             lrs=pd.read_csv(folder / "learning_rate.csv")["learning_rate"].to_list(),
             environments=metrics.get("trained_on", []),
         )
+        if len(history.epochs) != metrics["epochs"]:
+            raise ValueError(
+                f"history.csv has {len(history.epochs)} epochs, expected {metrics['epochs']}"
+            )
         print(
             "REUSE=1: trained on {date} by {device} in {precision}, {wall_seconds:.0f} s, "
             "seed {seed}".format(**metrics)

@@ -11,7 +11,16 @@ import numpy as np
 Range = tuple[float, float]
 
 
-class FastCoarseDropout(A.CoarseDropout):
+class RecordedByName:
+    """Mixin that lets `to_dict`, and so `metrics.json`, record the name of the class."""
+
+    @classmethod
+    def get_class_fullname(cls) -> str:
+        """Return the name of the class, without its module."""
+        return cls.__name__
+
+
+class FastCoarseDropout(RecordedByName, A.CoarseDropout):
     """Cut holes of one color. Faster than Albumentations' own class.
 
     It samples from the same distribution, but gives other values for the same seed. With the
@@ -45,11 +54,6 @@ class FastCoarseDropout(A.CoarseDropout):
                     "take albumentations.CoarseDropout for fractions"
                 )
         super().__init__(num_holes_range, hole_height_range, hole_width_range, fill=fill, p=p)
-
-    @classmethod
-    def get_class_fullname(cls) -> str:
-        """Return the name for `to_dict`, which `metrics.json` records."""
-        return cls.__name__
 
     def get_params_dependent_on_data(self, params: dict, data: dict) -> dict:
         """Sample the holes.
@@ -85,7 +89,7 @@ class FastCoarseDropout(A.CoarseDropout):
         return img
 
 
-class FastAffine(A.Affine):
+class FastAffine(RecordedByName, A.Affine):
     """Shift, scale and rotate with mirrored borders. Faster than Albumentations' own class.
 
     See `FastCoarseDropout` for what that means.
@@ -112,11 +116,6 @@ class FastAffine(A.Affine):
             border_mode=cv2.BORDER_REFLECT_101,
             p=p,
         )
-
-    @classmethod
-    def get_class_fullname(cls) -> str:
-        """Return the name for `to_dict`, which `metrics.json` records."""
-        return cls.__name__
 
     def get_params_dependent_on_data(self, params: dict, data: dict) -> dict:
         """Sample the matrix.

@@ -23,7 +23,7 @@ from helpers import device, evaluation, experiments, requirements, results
 from helpers.config import FULL, PROFILES, SMOKE, Profile, Settings
 from helpers.data import ImageData
 from helpers.experiments import EXPERIMENTS, experiment_fingerprint, run_experiment
-from helpers.files import atomic_write
+from helpers.files import CorruptFileError, atomic_write
 from helpers.inspection.fingerprint import model_fingerprint, without_addresses
 from helpers.models import MODELS, get_model
 from helpers.optim import TrainConfig, scale_to_profile
@@ -857,21 +857,34 @@ def test_a_trial_has_two_epochs_of_at_most_ten_thousand_images(untrained, digits
         experiments.try_model(Small, "S8/s8", data, settings)
 
 
-def test_short_runs_are_compared_epoch_by_epoch(digits, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lines", [0, 1])
+def test_a_history_that_was_cut_is_damaged(result, digits, tmp_path, lines):
+    folder = tmp_path / "copy"
+    shutil.copytree(result.folder, folder)
+    history = folder / "history.csv"
+    history.write_text("".join(history.read_text().splitlines(keepends=True)[: 1 + lines]))
+    with pytest.raises(CorruptFileError, match=rf"history.csv has {lines} epochs, expected 2"):
+        results.load_result(folder, digits)
+
+
+def test_short_runs_are_compared_epoch_by_epoch(digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(MODELS, "small", Small)
     small = dataclasses.replace(
         EXPERIMENTS["S10/s10"], name="S10/small", model="small", find_lr=True
     )
     config = dataclasses.replace(small.config, optimizer="SGD", max_lr=0.1)
-    sgd = dataclasses.replace(small, name="S10/sgd", config=config)
+    sgd = dataclasses.replace(small, config=config)  # of the same name
     settings = Settings(SMOKE, "digits", output_dir=tmp_path)
     data = digits.subset(64, 30)
     table = experiments.run_short(data, settings, adamw=small, sgd=sgd)
     assert list(table) == ["adamw", "sgd"]
     assert table.index.to_list() == [1, 2]
     assert table.index.name == "epoch"
-    for column, name in (("adamw", "small"), ("sgd", "sgd")):
-        folder = settings.results_dir("digits") / "S10" / name
+    for column in table:
+        folder = settings.results_dir("digits") / "S10" / column
         assert {path.name for path in folder.iterdir()} == FILES, "no search for a learning rate"
         history = pd.read_csv(folder / "history.csv")
         assert table[column].to_list() == history["test_accuracy"].round(2).to_list()
+    capsys.readouterr()
+    assert experiments.run_short(data, settings, adamw=small, sgd=sgd).equals(table)
+    assert capsys.readouterr().out.count("Nothing left to train") == 2
