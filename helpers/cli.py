@@ -123,9 +123,7 @@ def _check_processes_agree(data: "ImageData") -> None:
 
     from helpers import device
 
-    precision = device.mixed_precision(device.distributed_state().device)
-    if precision == "no":
-        precision = "float32"
+    precision = device.precision_name(device.mixed_precision(device.distributed_state().device))
     setup = f"{len(data.train_labels):,} training images of {data.title} in {precision}"
     setups = sorted(set(gather_object([setup])))
     if len(setups) > 1:

@@ -98,7 +98,7 @@ def _print_environment() -> None:
 
     torch_device = device.create_accelerator().device
     print("  ".join(f"{name} {version}" for name, version in device.library_versions().items()))
-    precision = device.mixed_precision(torch_device).replace("no", "float32")
+    precision = device.precision_name(device.mixed_precision(torch_device))
     print(f"device: {device.device_name(torch_device)}  precision: {precision}")
     if torch_device.type == "cpu":
         print("There is no GPU. In Colab: Runtime > Change runtime type > T4 GPU. A CPU works too.")

@@ -37,6 +37,15 @@ def mixed_precision(device: torch.device) -> str:
     return "no"
 
 
+def precision_name(mixed_precision: str) -> str:
+    """Return the name of a precision for people, "float32" for "no".
+
+    Args:
+        mixed_precision: The precision in Accelerate's terms, "bf16", "fp16" or "no".
+    """
+    return "float32" if mixed_precision == "no" else mixed_precision
+
+
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that affect a run's numbers."""
     names = ("torch", "torchvision", "albumentations", "numpy", "accelerate")

@@ -10,7 +10,6 @@ from pathlib import Path
 import albumentations as A
 import numpy as np
 import pandas as pd
-from accelerate import Accelerator
 from torch import nn
 
 from helpers import device, lr_finder, requirements, results, transforms
@@ -153,44 +152,53 @@ def run_experiment(
     config = config.scale_batch_size(config.batch_size * batch_size_scale)
     experiment = replace(experiment, config=config)
     with run_lock(folder):
-        seed_entries = []
-        # The first seed comes last, because its model and history are kept.
-        for seed in reversed(range(settings.seed, settings.seed + seeds)):
-            # A new accelerator for each seed, because loss scaling has a state.
-            accelerator = device.create_accelerator()
-            model, history = _train(experiment, data, settings, seed, accelerator)
-            # Measure the weights as they are saved, in float16.
-            weights = results.serialize_weights(model)
-            model = results.load_model(experiment.model, weights, accelerator.device)
-            measured, logits = evaluate_model(model, data)
-            seed_entries.insert(0, _seed_entry(seed, measured, history))
-        trained = [entry["seed"] for entry in seed_entries]
-        seed_entries += results.earlier_seeds(folder, sha256(weights), trained)
+        runs = [
+            _train_seed(experiment, data, settings, seed)
+            for seed in range(settings.seed, settings.seed + seeds)
+        ]
+        first = runs[0]
+        seed_entries = [run.seed_entry for run in runs]
+        seed_entries += results.earlier_seeds(
+            folder, first.weights_sha256, [entry["seed"] for entry in seed_entries]
+        )
         metrics = {
             **_describe(experiment, data, settings),
-            **measured,
+            **first.measured,
             "published_test_accuracy": (
                 experiment.reference_accuracy if data.is_full_cifar10 else None
             ),
             **results.seed_statistics(seed_entries),
-            **results.run_metadata(history, data, accelerator),
+            **results.run_metadata(first.history, data),
         }
-        metrics["requirements"] = requirements.check_result(model, metrics)
+        metrics["requirements"] = requirements.check_result(first.model, metrics)
         title = f"{experiment.model} on {data.title}"
-        result = Result(folder, model, history, metrics, logits, title)
-        if accelerator.is_main_process:
+        result = Result(folder, first.model, first.history, metrics, first.logits, title)
+        if device.distributed_state().is_main_process:
             results.save_result(result)
     return result
 
 
-def _train(
-    experiment: Experiment,
-    data: ImageData,
-    settings: Settings,
-    seed: int,
-    accelerator: Accelerator,
-) -> tuple[nn.Module, History]:
-    """Train one seed of an experiment, or continue it."""
+@dataclass(frozen=True)
+class _SeedRun:
+    """A trained and evaluated seed of an experiment."""
+
+    seed: int
+    model: nn.Module
+    weights_sha256: str
+    history: History
+    measured: dict
+    logits: np.ndarray
+
+    @property
+    def seed_entry(self) -> dict:
+        """What `metrics.json` says about this seed."""
+        accuracies = {k: v for k, v in self.measured.items() if k.startswith("test_accuracy")}
+        return {"seed": self.seed, **accuracies, "trained_on": self.history.environments}
+
+
+def _train_seed(experiment: Experiment, data: ImageData, settings: Settings, seed: int) -> _SeedRun:
+    """Train one seed of an experiment, or continue it, and evaluate its weights."""
+    accelerator = device.create_accelerator()  # new for each seed: loss scaling has a state
     model = build_initialized_model(experiment, data, seed)
     results.model_tables(model)  # a table that fails is reported before training, not after
     checkpoint = CheckpointManager(
@@ -208,7 +216,11 @@ def _train(
         accelerator=accelerator,
         workers=device.num_workers(),
     )
-    return model, history
+    # Evaluate the weights as they are saved: convolutions and linear layers in float16.
+    weights = results.serialize_weights(model)
+    model = results.load_model(experiment.model, weights, accelerator.device)
+    measured, logits = evaluate_model(model, data)
+    return _SeedRun(seed, model, sha256(weights), history, measured, logits)
 
 
 def build_initialized_model(experiment: Experiment, data: ImageData, seed: int) -> nn.Module:
@@ -477,12 +489,6 @@ def _check_same_config(experiment: Experiment, metrics: dict, folder: Path) -> N
     """Raise ValueError if a saved run was trained with other hyperparameters."""
     if metrics["recipe"] != experiment.to_dict():
         raise ValueError(f"{folder} was trained by another recipe than today's: train it again")
-
-
-def _seed_entry(seed: int, measured: dict, history: History) -> dict:
-    """Return what `metrics.json` says about one seed."""
-    accuracies = {key: value for key, value in measured.items() if key.startswith("test_accuracy")}
-    return {"seed": seed, **accuracies, "trained_on": history.environments}
 
 
 def _describe(experiment: Experiment, data: ImageData, settings: Settings) -> dict:

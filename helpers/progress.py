@@ -29,21 +29,30 @@ class ProgressBar:
     def __init__(self, enabled: bool = True):
         self.enabled = enabled
         self._handle = None
+        self._announced = False
 
-    def track(self, batches: SizedIterable, description: str) -> Iterator:
+    def track(self, batches: SizedIterable, description: str, remaining_steps: int) -> Iterator:
         """Yield the batches and show how many are done, the speed, and the time left.
+
+        In the first epoch, also print how long the whole training will take.
 
         Args:
             batches: The batches of one epoch.
             description: The text in front, for example "epoch 3".
+            remaining_steps: The number of steps to the end of the training, these included.
         """
         if not self.enabled:
             yield from batches
-        elif _in_notebook():
-            yield from self._track_in_notebook(batches, description)
+            return
+        if _in_notebook():
+            tracked = self._track_in_notebook(batches, description)
         else:
             # disable=None hides the bar if stderr is not a terminal.
-            yield from tqdm(batches, description, leave=False, disable=None)
+            tracked = tqdm(batches, description, leave=False, disable=None)
+        if not self._announced:
+            self._announced = True
+            tracked = announce_time(tracked, remaining_steps)
+        yield from tracked
 
     def _track_in_notebook(self, batches: SizedIterable, description: str) -> Iterator:
         start = last_update = time.perf_counter()

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
 from safetensors import torch as safetensors
 from torch import nn
 
@@ -94,20 +93,15 @@ def earlier_seeds(folder: Path, weights_sha256: str, trained: list[int]) -> list
     return []
 
 
-def run_metadata(history: History, data: ImageData, accelerator: Accelerator) -> dict:
+def run_metadata(history: History, data: ImageData) -> dict:
     """Return the entries of `metrics.json` about the data, the time, the device and the schedule.
 
     Args:
         history: What was measured during training.
         data: The data that the run was trained on.
-        accelerator: The accelerator that trained, or loaded a finished checkpoint.
     """
     epochs = pd.DataFrame(history.epochs)
-    environment = {
-        "device_type": accelerator.device.type,
-        "processes": accelerator.num_processes,
-        **history.environments[-1],  # of the last epoch, which may have been elsewhere
-    }
+    environment = dict(history.environments[-1])  # of the last epoch
     versions = {name: environment.pop(name) for name in device.library_versions()}
     peak_step = history.lrs.index(max(history.lrs)) + 1
     return {

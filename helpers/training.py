@@ -20,7 +20,7 @@ from helpers.data import ImageData
 from helpers.evaluation import predict
 from helpers.loaders import SeededBatchSampler, make_train_loader
 from helpers.optim import TrainConfig, build_optimizer, build_scheduler
-from helpers.progress import ProgressBar, announce_time
+from helpers.progress import ProgressBar
 
 
 @dataclass
@@ -177,10 +177,8 @@ def fit(
             set_seed(seed, epoch, accelerator.process_index)
             sampler.epoch = epoch
             epoch_start = time.perf_counter()
-            batches = progress.track(loader, f"epoch {epoch}")
-            if epoch == first_epoch and accelerator.is_main_process:
-                remaining_steps = (config.epochs - epoch + 1) * len(loader)
-                batches = announce_time(batches, remaining_steps)
+            remaining_steps = (config.epochs - epoch + 1) * len(loader)
+            batches = progress.track(loader, f"epoch {epoch}", remaining_steps)
             train, lrs = train_one_epoch(
                 model, batches, data, criterion, optimizer, scheduler, accelerator
             )
@@ -320,7 +318,7 @@ def _record_environment(history: History, accelerator: Accelerator) -> None:
     environment = {
         "device": device.device_name(accelerator.device),
         "device_type": accelerator.device.type,
-        "precision": accelerator.mixed_precision.replace("no", "float32"),
+        "precision": device.precision_name(accelerator.mixed_precision),
         "processes": accelerator.num_processes,
         **device.library_versions(),
     }

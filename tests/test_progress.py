@@ -82,7 +82,7 @@ def test_a_notebook_shows_one_line_that_is_updated_every_second_and_ends_blank(e
         for epoch, seconds in enumerate(epochs):
             last_update, earlier = clock.now, len(kernel.displayed)
             batches = []
-            for batch in bar.track(Batches(clock, seconds), f"epoch {epoch}"):
+            for batch in bar.track(Batches(clock, seconds), f"epoch {epoch}", 100):
                 batches.append(batch)
                 if len(kernel.displayed) > earlier:
                     last_update = max(last_update, kernel.displayed[-1].time)
@@ -94,14 +94,15 @@ def test_a_notebook_shows_one_line_that_is_updated_every_second_and_ends_blank(e
             assert not updates or updates[-1].text == ""
             for previous, update in itertools.pairwise(updates[:-1]):
                 assert update.time - previous.time >= 1
-    assert (out.getvalue(), err.getvalue()) == ("", "")
+    assert re.fullmatch(r"(about \d+ (seconds|minutes) to go\n)?", out.getvalue())
+    assert err.getvalue() == ""
     assert len({entry.id for entry in kernel.displayed}) <= 1, "one line for all epochs"
     assert [entry.update for entry in kernel.displayed[:2]] in ([], [False, True])
 
 
 def test_the_line_states_the_progress_the_speed_and_the_time_left():
     with in_notebook() as (kernel, clock):
-        for _ in ProgressBar().track(Batches(clock, [0.5] * 30), "epoch 3"):
+        for _ in ProgressBar().track(Batches(clock, [0.5] * 30), "epoch 3", 100):
             pass
     lines = [entry.text for entry in kernel.displayed if entry.text]
     # A batch is done if the next one is asked for.
@@ -110,22 +111,41 @@ def test_the_line_states_the_progress_the_speed_and_the_time_left():
     assert all(len(line) <= 79 for line in lines)
 
 
+def test_an_interrupted_epoch_leaves_a_blank_line():
+    with in_notebook() as (kernel, clock):
+        for batch in ProgressBar().track(Batches(clock, [2] * 30), "epoch 3", 30):
+            if batch == 4:
+                break
+    assert kernel.displayed[-2].text.startswith("epoch 3: ")
+    assert kernel.displayed[-1].text == ""
+
+
+def test_the_time_of_all_steps_is_printed_in_the_first_epoch_only(capsys):
+    with in_notebook() as (_, clock):
+        bar = ProgressBar()
+        for epoch in range(3):
+            remaining_steps = (3 - epoch) * 20
+            list(bar.track(Batches(clock, [2] * 20), f"epoch {epoch}", remaining_steps))
+    # After the sixth batch, at two seconds each.
+    assert capsys.readouterr().out == "about 2 minutes to go\n"
+
+
 def test_in_a_terminal_it_is_a_bar_that_disappears(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
     clock = Clock()
-    assert list(ProgressBar().track(Batches(clock, [0] * 20), "epoch 3")) == list(range(20))
+    assert list(ProgressBar().track(Batches(clock, [0] * 20), "epoch 3", 100)) == list(range(20))
     assert "epoch 3:   0%" in terminal.getvalue()
     assert terminal.getvalue().rpartition("\r")[2].strip() == ""
 
 
 def test_it_shows_nothing_in_a_file_or_if_it_is_disabled(capsys):
     clock = Clock()
-    assert list(ProgressBar().track(Batches(clock, [5] * 20), "epoch 3")) == list(range(20))
+    assert list(ProgressBar().track(Batches(clock, [5] * 20), "epoch 3", 100)) == list(range(20))
     with in_notebook() as (kernel, clock):
         disabled = ProgressBar(enabled=False)
-        assert list(disabled.track(Batches(clock, [5] * 20), "epoch 3")) == list(range(20))
+        assert list(disabled.track(Batches(clock, [5] * 20), "epoch 3", 100)) == list(range(20))
     assert not kernel.displayed
     assert capsys.readouterr() == ("", "")
 

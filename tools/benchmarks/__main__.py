@@ -247,7 +247,7 @@ def run_benchmark(
         sizes = GPU_SIZES if target.type == "cuda" else CPU_SIZES
     benchmark = {
         "device": device.device_name(target),
-        "precision": device.mixed_precision(target).replace("no", "float32"),
+        "precision": device.precision_name(device.mixed_precision(target)),
         "instruction_set": instruction_set(target),
         "date": datetime.date.today().isoformat(),
         "versions": device.library_versions(),
