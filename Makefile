@@ -12,10 +12,10 @@ IN_PARALLEL = --numprocesses auto --maxprocesses 4
 
 # How the notebooks are tested. --nbval-current-env starts the kernel of .venv, whatever kernels the
 # machine has or the notebooks name. --nbval-lax compares the outputs of marked cells only, because
-# the stored outputs come from a full run on CIFAR-10 and these from a short run on the digits, which
-# need no download. --dist loadfile keeps the cells of a notebook in one process. The slowest
+# the stored outputs come from a full run on CIFAR-10 and these from a short run on the sample of CIFAR-10
+# in the repository. --dist loadfile keeps the cells of a notebook in one process. The slowest
 # notebooks come first.
-TEST_NOTEBOOKS = PROFILE=smoke DATASET=digits RESUME=0 REUSE=0 OMP_NUM_THREADS=1 \
+TEST_NOTEBOOKS = PROFILE=smoke DATASET=sample RESUME=0 REUSE=0 OMP_NUM_THREADS=1 \
 	.venv/bin/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 	$(IN_PARALLEL) --dist loadfile --no-loadscope-reorder -p no:cacheprovider \
 	notebooks/solutions/*.ipynb notebooks/*.ipynb
@@ -25,7 +25,7 @@ COLAB = 3.12
 
 # uv keeps the versions in the existing lock file if pyproject.toml allows them. To get the newest
 # versions, delete the file first. --custom-compile-command keeps local paths out of the lock files.
-LOCK = uv pip compile pyproject.toml --group test --universal --python-version 3.11 \
+LOCK = uv pip compile pyproject.toml --universal --python-version 3.11 \
 	--fork-strategy fewest --generate-hashes --custom-compile-command "make lock" --quiet
 
 # The number of processes that `make drill` kills. Each takes about ten seconds on two cores.
@@ -97,8 +97,9 @@ format: .venv/.installed ## Format, and fix what ruff can fix
 
 lock: ## Write the lock files from pyproject.toml
 	@command -v uv >/dev/null || { echo 'make lock: needs uv, https://docs.astral.sh/uv' >&2; exit 1; }
-	$(LOCK) --output-file requirements.lock
-	$(LOCK) --resolution lowest-direct --output-file requirements-lowest.lock
+	$(LOCK) --group test --output-file requirements.lock
+	$(LOCK) --group lab --constraints requirements.lock --output-file requirements-lab.lock
+	$(LOCK) --group test --resolution lowest-direct --output-file requirements-lowest.lock
 
 clean: ## Remove virtual environments and caches; keep data, checkpoints, results
 	rm -rf .venv .venv-lowest .venv-colab-* .pytest_cache .ruff_cache .hypothesis

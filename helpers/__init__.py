@@ -6,7 +6,7 @@ Data:
     config            profiles, settings, and environment variables
     files             atomic writes, file locks, errors for damaged files
     device            device, mixed precision, memory format
-    data              CIFAR-10 and the digits in memory
+    data              CIFAR-10 and its sample in memory
     transforms        augmentations with Albumentations
     loaders           training batches that a seed reproduces
 

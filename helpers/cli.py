@@ -27,8 +27,8 @@ Environment variables:
   PROFILE        full, quick, smoke or auto: the amount of work
                  (auto, the default: full with an NVIDIA GPU, else quick)
   QUICK_SECONDS  time budget of the quick profile in seconds (70)
-  DATASET        cifar10, digits or auto
-                 (auto, the default: digits if CIFAR-10 is not available)
+  DATASET        cifar10, sample or auto
+                 (auto, the default: the sample if CIFAR-10 is not available)
   CIFAR10_ROOT   folder of cifar-10-batches-py (data/)
   SEED           whole number from 0 on (0)
   RESUME         1: continue from a checkpoint, 0: start from scratch (1)
@@ -199,20 +199,21 @@ def run_command(
     """
     from helpers.data import load_data
     from helpers.notebook_runner import notebook_names, run_notebook
-    from helpers.report import load_all_metrics, results_table
+    from helpers.report import accuracy_table
 
-    available = notebook_names()
-    names = [validate_choice("notebook", name, available) for name in notebooks or available]
+    available = {name.casefold(): name for name in notebook_names()}
+    chosen = [name.casefold() for name in notebooks or available]
+    names = [available[validate_choice("notebook", name, available)] for name in chosen]
     settings = _share_time_budget(Settings.from_env(), len(names))
     # Choose the data once. Otherwise every notebook would try to download them.
     settings = dataclasses.replace(settings, dataset=load_data(settings).key)
-    for name in names:
-        results_dir = run_notebook(name, settings)
-    # With REUSE=1 the notebooks load the saved runs and write only figures.
-    all_metrics = load_all_metrics(ROOT / "results" if settings.reuse else results_dir)
-    runs = {run: metrics for run, metrics in all_metrics.items() if metrics["notebook"] in names}
-    contents = "Figures are" if settings.reuse else "Figures, weights and metrics are"
-    print(f"\n{results_table(runs)}\n\n{contents} in {results_dir}")
+    pages = [run_notebook(name, settings) for name in names]
+    print(f"\n{accuracy_table(names, settings)}\n")
+    print("Open these pages in a browser:")
+    for page in pages:
+        print(f"  {page}")
+    if not settings.is_full and not settings.reuse:
+        print(f"Next: train in full with `make run NOTEBOOKS={names[0]} PROFILE=full`.")
 
 
 def _share_time_budget(settings: Settings, num_notebooks: int) -> Settings:

@@ -17,7 +17,7 @@ class Profile:
         epochs: The largest number of epochs.
         train_images: The number of training images.
         test_images: The number of test images.
-        seconds: Time budget per notebook on CIFAR-10, a third of it on the digits.
+        seconds: Time budget per notebook.
             `quick_profile.limit_to_time_budget` chooses a number of images that fits.
     """
 
@@ -56,7 +56,7 @@ class Settings:
 
     Attributes:
         profile: The amount of work.
-        dataset: "auto", "cifar10" or "digits".
+        dataset: "auto", "cifar10" or "sample".
         seed: Seeds weights, order of the images, augmentation and dropout.
         resume: Continue from a checkpoint that belongs to the same run.
         reuse: Load the saved run from `results/` instead of training.
@@ -81,11 +81,11 @@ class Settings:
         """Read PROFILE, DATASET, SEED, RESUME, REUSE and QUICK_SECONDS from the environment.
 
         A variable that is set takes precedence over its argument. The profile "auto" is "full"
-        with an NVIDIA GPU, and "quick" without one or on the digits.
+        with an NVIDIA GPU, and "quick" without one or on the sample.
 
         Args:
             profile: "auto", "full", "quick" or "smoke".
-            dataset: "auto", "cifar10" or "digits".
+            dataset: "auto", "cifar10" or "sample".
             output_dir: The folder that contains `results/` and `checkpoints/`.
             reuse: Load the saved run instead of training.
 
@@ -94,7 +94,7 @@ class Settings:
         """
         name = validate_choice("PROFILE", os.environ.get("PROFILE") or profile, ("auto", *PROFILES))
         dataset = os.environ.get("DATASET") or dataset
-        validate_choice("DATASET", dataset, ("auto", "cifar10", "digits"))
+        validate_choice("DATASET", dataset, ("auto", "cifar10", "sample"))
         resume = validate_choice("RESUME", os.environ.get("RESUME") or "1", ("0", "1"))
         reuse_value = os.environ.get("REUSE") or str(int(reuse))
         validate_choice("REUSE", reuse_value, ("0", "1"))
@@ -104,11 +104,11 @@ class Settings:
         if name == "auto":
             import torch  # imported here so that `--help` does not wait for it
 
-            name = "full" if torch.cuda.is_available() and dataset != "digits" else "quick"
+            name = "full" if torch.cuda.is_available() and dataset != "sample" else "quick"
         if name == "full":
-            if dataset == "digits":
+            if dataset == "sample":
                 raise ValueError(
-                    "PROFILE=full needs CIFAR-10; for the digits set PROFILE=quick or smoke"
+                    "PROFILE=full needs CIFAR-10; for the sample set PROFILE=quick or smoke"
                 )
             dataset = "cifar10"  # a full run never falls back to other images
         selected = replace(QUICK, seconds=seconds) if name == "quick" else PROFILES[name]

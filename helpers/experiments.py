@@ -24,7 +24,7 @@ from helpers.inspection.fingerprint import without_addresses
 from helpers.models import MODELS, get_model
 from helpers.optim import TrainConfig, scale_to_profile
 from helpers.results import Result
-from helpers.training import History, fit, set_seed
+from helpers.training import History, fit, format_epoch, set_seed
 
 RESUME_HINT = (
     "Run the same command or cell again to continue after the last complete epoch or short run."
@@ -143,6 +143,14 @@ def run_experiment(
     folder = settings.results_dir(data.key) / experiment.name
     if settings.reuse:
         saved = results.load_result(find_saved_run(experiment.name, settings), data)
+        print(
+            "REUSE=1: trained on {date} by {device}, {precision}, seed {seed}".format(
+                **saved.metrics
+            )
+        )
+        print(
+            "\n".join(format_epoch(row, len(saved.history.epochs)) for row in saved.history.epochs)
+        )
         return replace(saved, folder=folder)
 
     _check_transform(experiment.make_transform(data))
@@ -176,6 +184,36 @@ def run_experiment(
         if device.distributed_state().is_main_process:
             results.save_result(result)
     return result
+
+
+def load_full_run(trained: Result, data: ImageData, settings: Settings) -> Result:
+    """Return the run of all epochs: the one just trained, or the saved one after a quick run.
+
+    After a quick run, this prints the accuracies of both.
+
+    Args:
+        trained: What `run_experiment` returned.
+        data: The images at hand, whose logits the result has.
+        settings: The settings of the notebook.
+
+    Returns:
+        The run. Its figures belong into the folder of `trained`.
+    """
+    if settings.is_full or settings.reuse:
+        return trained
+    name = f"{trained.metrics['notebook']}/{trained.folder.name}"
+    quick = trained.metrics
+    line = (
+        f"{name}, this {settings.profile.name} run: {quick['train_images']:,} images, "
+        f"{quick['epochs']} epochs, {quick['test_accuracy']:.1f} %; "
+    )
+    folder = find_saved_run(name, settings)
+    if not (folder / "metrics.json").is_file():
+        print(f"{line}there is no saved full run")
+        return trained
+    saved = results.load_result(folder, data)
+    print(f"{line}saved full run: {results.format_accuracy(saved.metrics)}")
+    return replace(saved, folder=trained.folder)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def limit_to_time_budget(data: ImageData, settings: Settings, notebook: str) -> 
     profile = settings.profile
     if not profile.seconds or settings.reuse:
         return data
-    seconds = profile.seconds // 3 if data.dataset == "digits" else profile.seconds
+    seconds = profile.seconds
     device_type = device.distributed_state().device.type  # Colab may have a GPU only on some days
     file = (
         settings.checkpoint_dir(data.key) / notebook / f"images-{seconds}-seconds-{device_type}.txt"

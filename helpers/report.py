@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from helpers import results
-from helpers.config import ROOT
+from helpers.config import ROOT, Settings
 from helpers.experiments import EXPERIMENTS
 from helpers.files import atomic_write, corruption_guard
 from helpers.models import MODELS
@@ -206,6 +206,31 @@ def results_table(runs: dict[str, dict], wide: bool = False) -> str:
         wide: Append a second table with further columns.
     """
     return render_template("results_table.md.jinja", runs=runs, wide=wide).strip()
+
+
+def accuracy_table(notebooks: Sequence[str], settings: Settings) -> str:
+    """Return the accuracies of this run and of the saved full runs as text.
+
+    Args:
+        notebooks: The names of the notebooks.
+        settings: The settings of this run.
+    """
+    full_runs = load_all_metrics(ROOT / "results")
+    this_run = load_all_metrics(settings.results_dir(settings.dataset))
+    column = f"this {settings.profile.name} run"
+    rows = []
+    for name, experiment in EXPERIMENTS.items():
+        if experiment.notebook not in notebooks:
+            continue
+        row = {"run": name, column: "-", "saved full run": "-", "published": "-"}
+        if name in this_run and not settings.reuse:
+            row[column] = f"{this_run[name]['test_accuracy']:.2f} %"
+        if name in full_runs:
+            row["saved full run"] = results.format_accuracy(full_runs[name])
+        if experiment.reference_accuracy:
+            row["published"] = f"{experiment.reference_accuracy} %"
+        rows.append(row)
+    return pd.DataFrame(rows).to_string(index=False)
 
 
 def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,18 @@ from torch import nn
 from helpers import device, inspection
 from helpers.config import validate_choice
 from helpers.data import ImageData
-from helpers.evaluation import predict
 from helpers.files import atomic_write, corruption_guard, sha256, try_or_none
 from helpers.models import MODELS, get_model
 from helpers.training import History, format_epoch
 
-RESULT_FILES = ("metrics.json", "history.csv", "learning_rate.csv", "model.safetensors")
+LOGITS_FILE = "test_logits.npy"
+RESULT_FILES = (
+    "metrics.json",
+    "history.csv",
+    "learning_rate.csv",
+    "model.safetensors",
+    LOGITS_FILE,
+)
 
 
 @dataclass
@@ -141,6 +148,25 @@ def serialize_weights(model: nn.Module) -> bytes:
     return safetensors.save(weights)
 
 
+def serialize_logits(logits: np.ndarray) -> bytes:
+    """Return logits as an .npy file in float16.
+
+    The largest logit of each image is subtracted from all ten. That changes no prediction and no
+    probability, and float16 is most precise near 0, so that the largest logit stays the largest.
+
+    Args:
+        logits: (N, 10).
+
+    Raises:
+        FloatingPointError: If a logit is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise FloatingPointError("the model returns logits that are not finite: it is not saved")
+    buffer = io.BytesIO()
+    np.save(buffer, (logits - logits.max(axis=1, keepdims=True)).astype(np.float16))
+    return buffer.getvalue()
+
+
 def load_model(model_name: str, weights: bytes, target: torch.device) -> nn.Module:
     """Return a model with stored weights, in float32 and evaluation mode.
 
@@ -161,7 +187,7 @@ def load_model(model_name: str, weights: bytes, target: torch.device) -> nn.Modu
 def save_result(result: Result) -> None:
     """Write all files of a run into its folder.
 
-    `metrics.json`, which holds the checksum of the weights, is written last.
+    `metrics.json`, which holds the checksums of the weights and logits, is written last.
 
     Args:
         result: The run.
@@ -169,9 +195,12 @@ def save_result(result: Result) -> None:
     folder = result.folder
     epochs = result.history.epochs
     weights = serialize_weights(result.model)
+    logits = serialize_logits(result.logits)
     result.metrics["weights_sha256"] = sha256(weights)
+    result.metrics["test_logits_sha256"] = sha256(logits)
     lrs = pd.Series(result.history.lrs, name="learning_rate")
     atomic_write(folder / "model.safetensors", weights)
+    atomic_write(folder / LOGITS_FILE, logits)
     atomic_write(folder / "history.csv", pd.DataFrame(epochs).to_csv(index=False))
     atomic_write(folder / "learning_rate.csv", lrs.to_csv(index_label="step"))
     log = "".join(f"{format_epoch(row, len(epochs))}\n" for row in epochs)
@@ -206,37 +235,61 @@ def read_weights(folder: Path, metrics: dict) -> bytes:
     Raises:
         ValueError: If the weights do not match the checksum.
     """
-    file = folder / "model.safetensors"
-    weights = file.read_bytes()
-    if sha256(weights) != metrics.get("weights_sha256"):
-        raise ValueError(f"{file} does not match the checksum in metrics.json: train the run again")
-    return weights
+    return _read_checked(folder / "model.safetensors", metrics.get("weights_sha256"))
 
 
-def load_result(folder: Path, data: ImageData) -> Result:
-    """Load a run that was trained earlier, and print its log.
+def read_logits(folder: Path, metrics: dict) -> np.ndarray:
+    """Return the saved logits of a run, float32 (N, 10). The largest of each image is 0.
 
     Args:
         folder: The folder of the run.
-        data: The data, whose test images are evaluated.
+        metrics: The content of its `metrics.json`, with the checksum.
+
+    Raises:
+        ValueError: If the logits do not match the checksum.
+    """
+    content = _read_checked(folder / LOGITS_FILE, metrics.get("test_logits_sha256"))
+    return np.load(io.BytesIO(content)).astype(np.float32)
+
+
+def _read_checked(file: Path, checksum: str | None) -> bytes:
+    """Return the content of a file whose SHA-256 is known."""
+    content = file.read_bytes()
+    if sha256(content) != checksum:
+        raise ValueError(f"{file} does not match the checksum in metrics.json: train the run again")
+    return content
+
+
+def load_result(folder: Path, data: ImageData) -> Result:
+    """Load a run that was trained earlier, with its logits for the test images at hand.
+
+    Nothing is evaluated.
+
+    Args:
+        folder: The folder of the run.
+        data: The data. Its test images must be those of the run or, for a run on all of CIFAR-10,
+            some of them.
 
     Raises:
         FileNotFoundError: If the folder does not contain a complete run.
-        ValueError: If the run was trained on other data or is damaged.
+        ValueError: If the run was tested on other images or is damaged.
     """
     missing = [name for name in RESULT_FILES if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"REUSE=1: {folder} has no {', '.join(missing)}: train it first, with REUSE=0"
+            f"{folder} has no {', '.join(missing)}: train it first, with REUSE=0"
         )
     metrics = read_metrics(folder)
-    if metrics.get("dataset") != data.title:
-        raise ValueError(
-            f"REUSE=1: {folder} was trained on {metrics.get('dataset')}; "
-            f"the data here is {data.title}: take that, or REUSE=0"
-        )
     model_name = validate_choice("network", metrics.get("net"), MODELS)
     weights = read_weights(folder, metrics)
+    logits = read_logits(folder, metrics)
+    if metrics.get("dataset") == "CIFAR-10" and data.test_indices is not None:
+        logits = logits[data.test_indices]
+    elif metrics.get("dataset") != data.title:
+        raise ValueError(
+            f"{folder} was tested on {metrics.get('dataset')}; "
+            f"the data here is {data.title}: use that data, or REUSE=0"
+        )
     with corruption_guard(folder):
         history = History(
             epochs=pd.read_csv(folder / "history.csv").to_dict("records"),
@@ -247,14 +300,20 @@ def load_result(folder: Path, data: ImageData) -> Result:
             raise ValueError(
                 f"history.csv has {len(history.epochs)} epochs, expected {metrics['epochs']}"
             )
-        print(
-            "REUSE=1: trained on {date} by {device} in {precision}, {wall_seconds:.0f} s, "
-            "seed {seed}".format(**metrics)
-        )
-        print((folder / "log.txt").read_text(), end="")
         model = load_model(model_name, weights, device.distributed_state().device)
-    logits = predict(model, data, data.test_images).cpu().numpy()
     return Result(folder, model, history, metrics, logits, f"{model_name} on {data.title}")
+
+
+def format_accuracy(metrics: dict) -> str:
+    """Return the mean test accuracy of a run and the standard deviation of its seeds as text.
+
+    Args:
+        metrics: The content of `metrics.json`.
+    """
+    accuracy = f"{metrics['test_accuracy_mean']:.2f}"
+    if len(metrics["seeds"]) > 1:
+        accuracy += f" ± {metrics['test_accuracy_std']:.2f}"
+    return f"{accuracy} %"
 
 
 def summarize(result: Result) -> str:
@@ -264,12 +323,10 @@ def summarize(result: Result) -> str:
         result: The run.
     """
     metrics = result.metrics
-    accuracy = f"{metrics['test_accuracy_mean']:.2f}"
-    if len(metrics["seeds"]) > 1:
-        accuracy += f" ± {metrics['test_accuracy_std']:.2f}"
     test_accuracies = [row["test_accuracy"] for row in result.history.epochs]
     lines = [
-        f"{metrics['net']}: {accuracy} % of {metrics['test_images']:,} test images right",
+        f"{metrics['net']}: {format_accuracy(metrics)} of {metrics['test_images']:,} test images "
+        "right",
         f"  seeds trained: {len(metrics['seeds'])}; the one saved here, {metrics['seed']}: "
         f"{metrics['test_accuracy']:.2f} %",
         f"  with the mirror image's logits averaged in: {metrics['test_accuracy_flip_tta']:.2f} %",

@@ -40,15 +40,15 @@ class Tiny(nn.Sequential):
 MODELS["tiny"] = Tiny
 MODELS["wide"] = lambda: Tiny(8)
 EXPERIMENTS["S7/tiny"] = dataclasses.replace(EXPERIMENTS["S7/s7"], name="S7/tiny", model="tiny")
-digits = data.load_digits().subset(64, 40)
-digits = dataclasses.replace(digits, full_test_size=40)
+sample = data.load_sample().subset(64, 40)
+sample = dataclasses.replace(sample, full_test_size=40)
 data.download_cifar10.__defaults__ = ((),)  # no mirrors: nothing is downloaded
 load_cifar10 = data.load_cifar10
-data.load_data = lambda settings, validation=False: digits
+data.load_data = lambda settings, validation=False: sample
 # Real notebooks would take too long.
 papermill_engines.execute_notebook_with_engine = lambda engine, notebook, *_, **__: notebook
-ENVIRONMENT = {"PROFILE": "smoke", "DATASET": "digits", "RESUME": "1", "REUSE": "0", "SEED": "0"}
-SHORT_RUN = ROOT / "results" / "_smoke-digits" / "S7" / "tiny"
+ENVIRONMENT = {"PROFILE": "smoke", "DATASET": "sample", "RESUME": "1", "REUSE": "0", "SEED": "0"}
+SHORT_RUN = ROOT / "results" / "_smoke-sample" / "S7" / "tiny"
 FULL_RUN = ROOT / "results" / "S7" / "tiny"
 (ROOT / "net.py").write_text("from torch import nn\nclass Net(nn.Flatten):\n    pass\n")
 
@@ -59,7 +59,7 @@ def run(*arguments, **environment):
     sys.argv[1:] = arguments
     out, err, code = io.StringIO(), io.StringIO(), 0
     # Only `data` uses the real function, which takes seconds.
-    data.load_cifar10 = load_cifar10 if arguments[0] == "data" else lambda _: digits
+    data.load_cifar10 = load_cifar10 if arguments[0] == "data" else lambda _: sample
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             cli.main()

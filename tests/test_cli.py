@@ -159,7 +159,7 @@ def test_data_that_cannot_be_downloaded_is_one_clear_line(run_command, monkeypat
 
 
 def test_a_run_from_end_to_end(tmp_path):
-    environment = {"PROFILE": "smoke", "DATASET": "digits", "RESUME": "0"}
+    environment = {"PROFILE": "smoke", "DATASET": "sample", "RESUME": "0"}
     completed = run_process("train", "S7/s7_dropout", "--validation", **environment)
     assert completed.returncode == 0, completed.stderr
     assert "epoch  2/2" in completed.stdout
@@ -179,10 +179,10 @@ def test_a_run_with_find_lr_is_trained_at_the_learning_rate_that_short_runs_foun
     experiment = dataclasses.replace(EXPERIMENTS["S7/s7"], name=name, model="tiny", find_lr=True)
     monkeypatch.setitem(MODELS, "tiny", Tiny)
     monkeypatch.setitem(EXPERIMENTS, name, experiment)
-    folder = ROOT / "results" / "_smoke-digits" / name
-    for path in (folder, ROOT / "checkpoints" / "smoke-digits" / name):
+    folder = ROOT / "results" / "_smoke-sample" / name
+    for path in (folder, ROOT / "checkpoints" / "smoke-sample" / name):
         request.addfinalizer(partial(shutil.rmtree, path))
-    completed = run_command("train", name, PROFILE="smoke", DATASET="digits", RESUME="0")
+    completed = run_command("train", name, PROFILE="smoke", DATASET="sample", RESUME="0")
     assert completed.returncode == 0, completed.stderr
     lr_trials = json.loads((folder / "rate_search.json").read_text())["short_runs"]
     max_lr = json.loads((folder / "metrics.json").read_text())["max_lr"]
@@ -199,14 +199,14 @@ def test_notebooks_of_one_command_share_the_time_of_one(seconds, share, run_comm
         return ROOT / "results"
 
     monkeypatch.setattr(notebook_runner, "run_notebook", run_notebook)
-    environment = {"PROFILE": "quick", "DATASET": "digits", "QUICK_SECONDS": seconds}
+    environment = {"PROFILE": "quick", "DATASET": "sample", "QUICK_SECONDS": seconds}
     assert run_command("run", "S7", "S9", **environment).returncode == 0
     assert budgets == [share, share]
 
 
 def test_saved_runs_that_replace_training_are_in_the_table(run_command, monkeypatch, tmp_path):
     monkeypatch.setattr(notebook_runner, "run_notebook", lambda *_: tmp_path)
-    completed = run_command("run", "S7", REUSE="1", PROFILE="quick", DATASET="digits")
+    completed = run_command("run", "S7", REUSE="1", PROFILE="quick", DATASET="sample")
     metrics = json.loads((ROOT / "results" / "S7" / "s7" / "metrics.json").read_text())
     assert f"| S7/s7 | **{metrics['test_accuracy_mean']:.2f}" in completed.stdout
     assert "S9/" not in completed.stdout
@@ -218,7 +218,7 @@ def test_the_table_of_a_run_is_that_of_its_folder_and_notebooks(run_command, mon
         (tmp_path / run).mkdir(parents=True)
         shutil.copy(ROOT / "results" / run / "metrics.json", tmp_path / run)
     monkeypatch.setattr(notebook_runner, "run_notebook", lambda *_: tmp_path)
-    completed = run_command("run", "S9", PROFILE="smoke", DATASET="digits")
+    completed = run_command("run", "S9", PROFILE="smoke", DATASET="sample")
     assert re.findall(r"^\| (S\S*)", completed.stdout, re.MULTILINE) == ["S9/compact"]
     assert f"Figures, weights and metrics are in {tmp_path}" in completed.stdout
 
@@ -325,10 +325,10 @@ def test_hosts_with_different_data_end_in_one_line(run_command, monkeypatch):
     monkeypatch.setattr(
         utils, "gather_object", lambda setups: [*setups, "9 training images of mice"]
     )
-    completed = run_command("train", "S7/s7_dropout", PROFILE="smoke", DATASET="digits")
+    completed = run_command("train", "S7/s7_dropout", PROFILE="smoke", DATASET="sample")
     assert completed.returncode == 2
     assert completed.stderr.count("\n") == 1
-    assert "processes differ: 32 training images of scikit-learn's digits" in completed.stderr
+    assert "processes differ: 32 training images of CIFAR-10 sample" in completed.stderr
 
 
 def test_processes_with_different_precisions_end_in_one_line(run_command, monkeypatch):
@@ -337,7 +337,7 @@ def test_processes_with_different_precisions_end_in_one_line(run_command, monkey
     monkeypatch.setattr(
         utils, "gather_object", lambda setups: [*setups, setups[0].replace("bf16", "fp16")]
     )
-    completed = run_command("train", "S7/s7_dropout", PROFILE="smoke", DATASET="digits")
+    completed = run_command("train", "S7/s7_dropout", PROFILE="smoke", DATASET="sample")
     assert completed.returncode == 2
     assert " in bf16 and 32 training images" in completed.stderr
     assert "take GPUs of one kind" in completed.stderr
@@ -364,7 +364,7 @@ def test_scale_gives_each_process_a_full_batch(options, scale, run_command, monk
     monkeypatch.setattr(utils, "gather_object", lambda setups: 2 * setups)
     monkeypatch.setattr(experiments, "run_experiment", run_experiment)
     arguments = ["train", "S7/s7", "--seeds", "3", *options]
-    completed = run_command(*arguments, PROFILE="smoke", DATASET="digits")
+    completed = run_command(*arguments, PROFILE="smoke", DATASET="sample")
     assert completed.returncode == 0, completed.stderr
     assert calls == [("S7/s7", 3, scale)]
     assert "100.00 % of 50 test images right; files in there" in completed.stdout

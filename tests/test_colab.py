@@ -11,7 +11,7 @@ from PIL import Image
 
 from helpers import colab, plotting
 from helpers.config import SMOKE, Settings
-from helpers.data import load_digits
+from helpers.data import load_sample
 from helpers.models import MODELS, get_model
 
 
@@ -97,25 +97,25 @@ def test_a_figure_is_shown_as_it_is_saved(tmp_path):
 def test_the_folder_of_the_results_is_printed_and_in_colab_downloaded(
     tmp_path, monkeypatch, capsys, colab_files
 ):
-    folder = tmp_path / "results" / "_smoke-digits" / "S7"
+    folder = tmp_path / "results" / "_smoke-sample" / "S7"
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text("{}")
-    settings = Settings(SMOKE, "digits", output_dir=tmp_path)
+    settings = Settings(SMOKE, "sample", output_dir=tmp_path)
     downloads = []
     colab_files.download = downloads.append
     monkeypatch.setattr(colab, "ROOT", tmp_path)
     monkeypatch.setattr(colab, "IN_COLAB", False)
-    colab.download_results(settings, load_digits(), "S7")
-    assert capsys.readouterr().out == "The files are in results/_smoke-digits/S7\n"
+    colab.download_results(settings, load_sample(), "S7")
+    assert capsys.readouterr().out == "The files are in results/_smoke-sample/S7\n"
     assert downloads == []
     monkeypatch.setattr(colab, "IN_COLAB", True)
-    colab.download_results(settings, load_digits(), "S7")
+    colab.download_results(settings, load_sample(), "S7")
     assert downloads == [str(tmp_path / "S7.zip")]
     assert (tmp_path / "S7.zip").is_file()
 
 
 def test_setup_shows_the_whole_text_of_tables(monkeypatch):
-    monkeypatch.setenv("DATASET", "digits")
+    monkeypatch.setenv("DATASET", "sample")
     pd.options.display.max_colwidth = 50
     colab.setup("smoke")
     assert "x" * 200 in pd.DataFrame({"text": ["x" * 200]})._repr_html_()
@@ -123,13 +123,13 @@ def test_setup_shows_the_whole_text_of_tables(monkeypatch):
 
 def test_setup_works_in_any_folder_and_repeatedly(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATASET", "digits")
+    monkeypatch.setenv("DATASET", "sample")
     texts = []
     for _ in range(2):
         settings = colab.setup("smoke", reuse=True)
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
-    assert settings == Settings(SMOKE, "digits", reuse=True)
+    assert settings == Settings(SMOKE, "sample", reuse=True)
     assert "Saved runs are loaded from results/ instead of training." in texts[0]
     assert "two epochs" not in texts[0]
     colab.setup("smoke")

@@ -10,7 +10,7 @@ from helpers.config import PROFILES, ROOT, Profile, Settings, cifar10_root
 
 @pytest.mark.parametrize(
     ("gpu", "dataset", "name"),
-    [(True, "auto", "full"), (False, "auto", "quick"), (True, "digits", "quick")],
+    [(True, "auto", "full"), (False, "auto", "quick"), (True, "sample", "quick")],
 )
 def test_auto_is_full_with_a_gpu_and_quick_without(monkeypatch, gpu, dataset, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
@@ -19,16 +19,16 @@ def test_auto_is_full_with_a_gpu_and_quick_without(monkeypatch, gpu, dataset, na
 
 def test_the_environment_beats_the_form(monkeypatch):
     monkeypatch.setenv("PROFILE", "smoke")
-    monkeypatch.setenv("DATASET", "digits")
+    monkeypatch.setenv("DATASET", "sample")
     monkeypatch.setenv("SEED", "7")
     monkeypatch.setenv("RESUME", "0")
     settings = Settings.from_env("full", "cifar10")
-    assert settings == Settings(PROFILES["smoke"], "digits", seed=7, resume=False)
+    assert settings == Settings(PROFILES["smoke"], "sample", seed=7, resume=False)
 
 
 def test_full_is_cifar10_and_nothing_else(monkeypatch):
     assert Settings.from_env("full").dataset == "cifar10"
-    monkeypatch.setenv("DATASET", "digits")
+    monkeypatch.setenv("DATASET", "sample")
     with pytest.raises(ValueError, match="PROFILE=full needs CIFAR-10"):
         Settings.from_env("full")
 
@@ -55,7 +55,7 @@ def test_only_the_whole_assignment_writes_into_results(tmp_path):
     folders = {
         (profile, data): Settings(PROFILES[profile], output_dir=tmp_path).results_dir(data)
         for profile in PROFILES
-        for data in ("cifar10", "digits", "cifar10-validation")
+        for data in ("cifar10", "sample", "cifar10-validation")
     }
     assert folders.pop(("full", "cifar10")) == tmp_path / "results"
     assert all(f.parent == tmp_path / "results" for f in folders.values())

@@ -1,11 +1,16 @@
 """Where the data comes from, what is checked, and that every batch can be had again."""
 
 import http.server
+import json
 import resource
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from concurrent import futures
 from dataclasses import replace
+from pathlib import Path
 
 import albumentations as A
 import numpy as np
@@ -18,15 +23,16 @@ from torchvision.datasets import CIFAR10
 
 from helpers import data as data_module
 from helpers import transforms
-from helpers.config import PROFILES, Settings
+from helpers.config import PROFILES, ROOT, Settings, cifar10_root
 from helpers.data import DataUnavailableError, ImageData
+from helpers.files import sha256
 from helpers.loaders import SeededBatchSampler, make_train_loader
 from tests import tiny_cifar10
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return data_module.load_digits()
+def sample():
+    return data_module.load_sample()
 
 
 def images_like_cifar10(train: int = 600, test: int = 100) -> ImageData:
@@ -39,15 +45,52 @@ def images_like_cifar10(train: int = 600, test: int = 100) -> ImageData:
     )  # fmt: skip
 
 
-def test_digits_are_real_images_of_the_right_shape(digits):
-    assert digits.train_images.shape == (1437, 32, 32, 3)
-    assert digits.test_images.shape == (360, 32, 32, 3)
-    assert digits.train_images.dtype == np.uint8
-    assert digits.train_images.max() > 200
-    assert set(digits.test_labels) == set(range(10))
-    assert "not CIFAR-10" in digits.title
-    flat = {image.tobytes() for image in digits.train_images}
-    assert sum(image.tobytes() in flat for image in digits.test_images) <= 1
+def original_cifar10() -> ImageData | None:
+    """Return CIFAR-10 if it is on this machine."""
+    from torchvision.datasets import CIFAR10
+
+    parts = ROOT.parent / "shared" / "cifar10"
+    with tempfile.TemporaryDirectory() as folder:
+        root = cifar10_root()
+        if (parts / "unpack.py").is_file() and not (root / CIFAR10.base_folder).is_dir():
+            root = Path(folder)
+            subprocess.run([sys.executable, parts / "unpack.py", root], check=True)
+        if (root / CIFAR10.base_folder).is_dir():
+            return data_module.load_cifar10(root)
+    return None
+
+
+def test_the_sample_has_the_first_images_of_each_class(sample):
+    checksums = json.loads((data_module.SAMPLE_DIR / "sha256.json").read_text())
+    original = original_cifar10()
+    for split, number in (("train", 500), ("test", 100)):
+        images, labels = getattr(sample, f"{split}_images"), getattr(sample, f"{split}_labels")
+        assert images.shape == (10 * number, 32, 32, 3)
+        assert np.bincount(labels).tolist() == [number] * 10
+        assert sha256(images.tobytes()) == checksums[split]
+        indices = np.loadtxt(
+            data_module.SAMPLE_DIR / f"{split}.csv", dtype=int, delimiter=",", skiprows=1
+        )[:, 0]
+        assert (np.diff(indices) > 0).all()
+        if original:
+            original_labels = getattr(original, f"{split}_labels")
+            for label in range(10):
+                first = np.flatnonzero(original_labels == label)[:number]
+                assert indices[labels == label].tolist() == first.tolist()
+            assert (images == getattr(original, f"{split}_images")[indices]).all()
+    if original:
+        assert sample.mean == pytest.approx(original.mean, abs=1e-12)
+        assert sample.std == pytest.approx(original.std, abs=1e-12)
+        assert sample.classes == original.classes
+        assert (original.test_labels[sample.test_indices] == sample.test_labels).all()
+
+
+def test_the_sample_keeps_the_statistics_of_all_training_images(sample):
+    expected = [0.4914, 0.4822, 0.4465]
+    for data in (sample, sample.subset(10), sample.train_val_split()):
+        assert data.mean == pytest.approx(expected, abs=1e-4)
+    assert sample.train_val_split().test_indices is None
+    assert sample.subset(test=7).test_indices.tolist() == sample.test_indices[:7].tolist()
 
 
 def test_statistics_and_normalising_are_those_of_the_training_images():
@@ -149,11 +192,11 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 
 
 def test_validation_is_split_before_the_profile_cuts():
-    settings = Settings(PROFILES["smoke"], "digits")
+    settings = Settings(PROFILES["smoke"], "sample")
     part = data_module.load_data(settings, validation=True)
     assert len(part.train_labels) == 32
     assert len(part.test_labels) == 50
-    assert part.title.endswith("CIFAR-10 (validation split), first 50 validation images")
+    assert part.title.endswith("sample (validation split), first 50 validation images")
     reused = data_module.load_data(replace(settings, reuse=True), validation=True)
     assert len(reused.train_labels) == 1_294, "a kept run is looked at on all images"
 
@@ -220,7 +263,7 @@ def test_a_damaged_copy_is_fetched_again_before_anything_is_unpickled(
 
 
 def test_no_source_is_a_clear_error_with_what_to_do(server, tmp_path):
-    with pytest.raises(DataUnavailableError, match=r"set CIFAR10_ROOT.*DATASET=digits") as error:
+    with pytest.raises(DataUnavailableError, match=r"Set CIFAR10_ROOT.*DATASET=sample") as error:
         data_module.download_cifar10(tmp_path, server("truncated"))
     assert "truncated" in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -258,13 +301,17 @@ def test_sources_that_keep_silent_are_given_up(monkeypatch, tmp_path):
         assert time.monotonic() - started < 3
 
 
-def test_only_auto_falls_back_to_the_digits_and_says_so(monkeypatch, tmp_path, capsys):
+def test_only_auto_falls_back_to_the_sample_and_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
     refused = ("http://127.0.0.1:9/cifar-10-python.tar.gz",)
     monkeypatch.setattr(data_module.download_cifar10, "__defaults__", (refused,))
     data = data_module.load_data(Settings(PROFILES["smoke"], "auto"))
-    assert data.key == "digits"
-    assert "THIS IS NOT CIFAR-10" in capsys.readouterr().out
+    assert data.key == "sample"
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert "no connection" in lines[0]
+    assert "sample in the repository" in lines[1]
+    assert "CIFAR10_ROOT" in lines[2]
     assert len(data.train_labels) == 32
     with pytest.raises(DataUnavailableError):
         data_module.load_data(Settings(PROFILES["smoke"], "cifar10"))

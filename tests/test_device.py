@@ -25,8 +25,8 @@ CONFIG = TrainConfig(epochs=2, batch_size=64, max_lr=0.1, peak_epoch=0.5, label_
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return data_module.load_digits().subset(512)
+def sample():
+    return data_module.load_sample().subset(512, 360)
 
 
 @pytest.fixture
@@ -35,12 +35,12 @@ def device():
 
 
 @pytest.mark.parametrize("net", MODELS)
-def test_predictions_are_those_of_the_cpu(net, digits, device):
+def test_predictions_are_those_of_the_cpu(net, sample, device):
     torch.manual_seed(0)
-    model, images = get_model(net), digits.test_images[:40]
-    expected = predict(copy.deepcopy(model), digits, images)
+    model, images = get_model(net), sample.test_images[:40]
+    expected = predict(copy.deepcopy(model), sample, images)
     there = model.to(device, memory_format=torch.channels_last)
-    assert torch.allclose(predict(there, digits, images).cpu(), expected, atol=1e-3, rtol=1e-3)
+    assert torch.allclose(predict(there, sample, images).cpu(), expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("net", MODELS)
@@ -76,34 +76,34 @@ def test_a_1x1_convolution_with_padding_stride_and_dilation_is_right_in_half_pre
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Muon", "AdamW"])
-def test_training_learns_and_goes_on_from_a_checkpoint(optimizer, digits, tmp_path, capsys):
+def test_training_learns_and_goes_on_from_a_checkpoint(optimizer, sample, tmp_path, capsys):
     rate = 0.003 if optimizer == "AdamW" else 0.1
     config = TrainConfig(**{**vars(CONFIG), "optimizer": optimizer, "max_lr": rate})
-    transform = transforms.flip_shift_cutout(digits.mean)
+    transform = transforms.flip_shift_cutout(sample.mean)
     checkpoint = CheckpointManager(tmp_path / "run.pt", {"run": "s7_dropout"})
     weights = []
     for _ in range(2):
         set_seed(0)
         model = get_model("s7_dropout")
-        history = fit(model, digits, transform, config, checkpoint=checkpoint, workers=2)
+        history = fit(model, sample, transform, config, checkpoint=checkpoint, workers=2)
         weights.append([w.cpu() for w in model.state_dict().values()])
     assert "Nothing left to train after epoch 2 of 2" in capsys.readouterr().out
     assert history.epochs[-1]["train_loss"] < history.epochs[0]["train_loss"]
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
-    logits = predict(model, digits, digits.test_images).cpu().numpy()
-    accuracy = evaluation.test_accuracy(logits, digits)
+    logits = predict(model, sample, sample.test_images).cpu().numpy()
+    accuracy = evaluation.test_accuracy(logits, sample)
     assert accuracy == pytest.approx(history.epochs[-1]["test_accuracy"], abs=5)  # in its precision
 
 
-def test_the_range_test_finds_where_the_loss_falls(digits):
+def test_the_range_test_finds_where_the_loss_falls(sample):
     small = TrainConfig(epochs=9, batch_size=32, max_lr=0.1, peak_epoch=2)
-    found = lr_range_test(get_model("s7_dropout"), digits, None, small, steps=40)
+    found = lr_range_test(get_model("s7_dropout"), sample, None, small, steps=40)
     assert np.isfinite(found["loss"]).all()
     assert found["loss"].min() < 0.95 * found["loss"].iloc[0]
 
 
-def test_grad_cam_draws(digits, device):
+def test_grad_cam_draws(sample, device):
     model = get_model("s7_dropout").to(device).eval()
     layer = next(name for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d))
-    heat = grad_cam(model, layer, digits.test_images[:2], np.array([1, 2]), digits)
+    heat = grad_cam(model, layer, sample.test_images[:2], np.array([1, 2]), sample)
     assert heat.shape == (2, 32, 32) and heat.dtype == np.float32

@@ -18,7 +18,7 @@ LAUNCH = [
     *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
     *("--nnodes", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
 ]
-SMOKE = {"PROFILE": "smoke", "DATASET": "digits", "OMP_NUM_THREADS": "1"}
+SMOKE = {"PROFILE": "smoke", "DATASET": "sample", "OMP_NUM_THREADS": "1"}
 
 
 def launched(*command, **environment):
@@ -35,14 +35,14 @@ sys.path.insert(0, ".")
 from helpers import device, evaluation, results, transforms
 from helpers.checkpoints import CheckpointManager
 from helpers.config import SMOKE, Settings
-from helpers.data import load_digits
+from helpers.data import load_sample
 from helpers.experiments import EXPERIMENTS, find_experiment_lr, run_experiment
 from helpers.models import MODELS
 from helpers.optim import TrainConfig
 from helpers.training import fit, set_seed
 from tests.test_training import Tiny
 
-data = load_digits().subset(301, 257)
+data = load_sample().subset(301, 257)
 set_seed(0)
 model = Tiny()
 device.mixed_precision = lambda _: "no"  # otherwise predictions differ by rounding
@@ -55,7 +55,7 @@ logits = evaluation.predict(model, data, data.test_images).numpy()
 MODELS["tiny"] = Tiny
 experiment = dataclasses.replace(EXPERIMENTS["S7/s7_dropout"], model="tiny")
 rank = accelerator.process_index
-settings = Settings(SMOKE, "digits", seed=rank, output_dir=pathlib.Path(sys.argv[1]))
+settings = Settings(SMOKE, "sample", seed=rank, output_dir=pathlib.Path(sys.argv[1]))
 experiment, *_ = find_experiment_lr(experiment, data.subset(32), settings)
 
 torch.manual_seed(0)
@@ -72,7 +72,7 @@ measured = {
 
 results.save_result = lambda result: print("\\nSAVED\\n", flush=True)
 CheckpointManager.save = lambda checkpoint, state: print("\\nCHECKPOINT\\n", flush=True)
-settings = Settings(SMOKE, "digits", output_dir=pathlib.Path(sys.argv[1]))
+settings = Settings(SMOKE, "sample", output_dir=pathlib.Path(sys.argv[1]))
 run_experiment(EXPERIMENTS["S7/s7_dropout"], data.subset(64), settings)
 print("\\nRANK " + json.dumps(measured) + "\\n", flush=True)
 """
@@ -106,7 +106,7 @@ def test_a_lost_process_ends_the_run_clearly_and_the_same_command_goes_on(tmp_pa
     """Killed after its first epoch, then started again: one writer, one result of its own."""
     command = "-m", "helpers", "train", "S7/s7_dropout", "--validation", "--scale"
     environment = {**os.environ, **SMOKE, "SEED": "1"}
-    folder = ROOT / "results/_smoke-digits-validation/S7/s7_dropout_x2"
+    folder = ROOT / "results/_smoke-sample-validation/S7/s7_dropout_x2"
     (folder / "metrics.json").unlink(missing_ok=True)
     with subprocess.Popen(
         [*LAUNCH, *command], cwd=ROOT, env={**environment, "RESUME": "0"}, text=True,
@@ -114,7 +114,7 @@ def test_a_lost_process_ends_the_run_clearly_and_the_same_command_goes_on(tmp_pa
     ) as run:  # fmt: skip
         while "epoch  1/2" not in run.stdout.readline():
             assert run.poll() is None, run.stderr.read()
-        checkpoint = ROOT / "checkpoints/smoke-digits-validation/S7/s7_dropout_x2/seed-1-2.pt"
+        checkpoint = ROOT / "checkpoints/smoke-sample-validation/S7/s7_dropout_x2/seed-1-2.pt"
         while not checkpoint.exists():
             assert run.poll() is None, run.stderr.read()
             time.sleep(0.01)

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import experiments
 from helpers.config import ROOT
-from helpers.data import load_digits
+from helpers.data import load_sample
 from helpers.experiments import EXPERIMENTS
 from helpers.optim import TrainConfig, scale_to_profile
 from tools.experiments import learning_rates, s7_ablation, tables, try_config
@@ -88,10 +88,10 @@ def test_only_missing_rows_are_measured_and_each_is_written_at_once(tmp_path):
 
 @pytest.fixture
 def tiny():
-    """An experiment and digits that train in a second."""
+    """An experiment and sample that train in a second."""
     experiment = EXPERIMENTS["S7/s7_dropout"]
     config = dataclasses.replace(experiment.config, epochs=1, peak_epoch=0.5, batch_size=16)
-    return dataclasses.replace(experiment, config=config), load_digits().subset(32, 20)
+    return dataclasses.replace(experiment, config=config), load_sample().subset(32, 20)
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def test_devices_are_not_mixed_on_the_fake_gpu():
 
 
 def test_a_network_that_was_trained_there_can_be_looked_at(tmp_path):
-    settings = Settings(SMOKE, "digits", output_dir=tmp_path)
+    settings = Settings(SMOKE, "sample", output_dir=tmp_path)
     data = load_data(settings)
     quick = Profile("quick", epochs=2, seconds=6)
     with gpu():
@@ -63,7 +63,7 @@ def test_a_network_that_was_trained_there_can_be_looked_at(tmp_path):
 
 def test_a_rate_is_searched_for_there(tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, "tiny", Tiny)
-    settings = Settings(SMOKE, "digits", output_dir=tmp_path)
+    settings = Settings(SMOKE, "sample", output_dir=tmp_path)
     data = load_data(settings)
     experiment = dataclasses.replace(EXPERIMENTS["S10/s10"], model="tiny")
     with gpu():

@@ -37,8 +37,8 @@ IMAGES, LABELS = (64, 3, 32, 32), (64,)
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return data_module.load_digits().subset(192)
+def sample():
+    return data_module.load_sample().subset(192, 360)
 
 
 class Traffic(TorchDispatchMode):
@@ -109,17 +109,17 @@ def gpu(monkeypatch):
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), "float16"), ((8, 0), "bfloat16")])
 @pytest.mark.parametrize("net", MODELS)
 def test_a_step_copies_images_and_labels_alone_and_waits_for_loss_scaling_alone(
-    net, capability, dtype, gpu, digits, capsys
+    net, capability, dtype, gpu, sample, capsys
 ):
-    digits = digits.subset(None)  # with constants of its own: those here are fake
+    sample = sample.subset(None)  # with constants of its own: those here are fake
     traffic, model = gpu(*capability), get_model(net)
     with FakeTensorMode(allow_non_fake_inputs=True), traffic:
         model.to(CUDA, memory_format=torch.channels_last)
-        predict(model, digits, digits.test_images)
+        predict(model, sample, sample.test_images)
         traffic.copied.clear(), traffic.convolved.clear()
-        history = fit(model, digits, None, CONFIG)
+        history = fit(model, sample, None, CONFIG)
     steps = len(history.lrs)
-    test = digits.test_images.transpose(0, 3, 1, 2).shape
+    test = sample.test_images.transpose(0, 3, 1, 2).shape
     assert traffic.copied == {IMAGES: steps, LABELS: steps, test: 1, test[:1]: 1}
     means = 2 * 3  # loss, accuracy and number of images, once each for training and test
     assert traffic.waits == means + (steps if dtype == "float16" else 0)
@@ -127,13 +127,13 @@ def test_a_step_copies_images_and_labels_alone_and_waits_for_loss_scaling_alone(
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), "float16"), ((8, 0), "bfloat16")])
-def test_the_range_test_runs_in_the_precision_of_the_gpu(capability, dtype, gpu, digits):
-    digits = digits.subset(None)
+def test_the_range_test_runs_in_the_precision_of_the_gpu(capability, dtype, gpu, sample):
+    sample = sample.subset(None)
     traffic, model, steps = gpu(*capability), get_model("s10"), 4
     with FakeTensorMode(allow_non_fake_inputs=True), traffic:
         model.to(CUDA, memory_format=torch.channels_last)
         traffic.copied.clear()
-        found = lr_range_test(model, digits, None, LONGER, steps=steps)
+        found = lr_range_test(model, sample, None, LONGER, steps=steps)
     assert len(found) == steps
     assert traffic.convolved == {getattr(torch, dtype)}
     constants = 2
@@ -141,16 +141,16 @@ def test_the_range_test_runs_in_the_precision_of_the_gpu(capability, dtype, gpu,
     assert traffic.waits == steps * (2 if dtype == "float16" else 1)  # its loss is read every step
 
 
-def test_constants_that_a_prediction_put_on_the_device_serve_in_training(digits):
-    digits, model = digits.subset(None), validate_model(small_network())
-    predict(model, digits, digits.test_images)
+def test_constants_that_a_prediction_put_on_the_device_serve_in_training(sample):
+    sample, model = sample.subset(None), validate_model(small_network())
+    predict(model, sample, sample.test_images)
     images = torch.rand(2, 3, 32, 32, requires_grad=True)
-    digits.normalize(images).sum().backward()
-    expected = 1 / (255 * torch.from_numpy(digits.std).float())
+    sample.normalize(images).sum().backward()
+    expected = 1 / (255 * torch.from_numpy(sample.std).float())
     assert torch.allclose(images.grad[0, :, 0, 0], expected)
 
 
-def test_the_fastest_algorithms_are_searched_for_in_training_and_evaluation(digits, monkeypatch):
+def test_the_fastest_algorithms_are_searched_for_in_training_and_evaluation(sample, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     seen = []
 
@@ -161,13 +161,13 @@ def test_the_fastest_algorithms_are_searched_for_in_training_and_evaluation(digi
             return super().forward(images.flatten(1))
 
     model = Watching(3 * 32 * 32, 10)
-    fit(model, digits, None, CONFIG)
+    fit(model, sample, None, CONFIG)
     seen.pop(0)  # a trial of how it may lie in memory
     assert {flags[:3] for flags in seen} == {(True, True, False), (False, True, False)}
     assert {tf32 for training, _, _, tf32 in seen if not training} == {False}
     seen.clear()
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # chosen by whoever calls
-    predict(model, digits, digits.test_images)
+    predict(model, sample, sample.test_images)
     assert set(seen) == {(False, True, True, False)}
 
 
@@ -202,7 +202,7 @@ def test_workers_are_no_more_than_the_cpus_that_this_process_may_use(
 
 @pytest.mark.parametrize("module", [training, lr_finder])
 def test_training_and_range_test_load_with_the_workers_of_the_device(
-    module, digits, tmp_path, monkeypatch
+    module, sample, tmp_path, monkeypatch
 ):
     workers = []
 
@@ -214,13 +214,13 @@ def test_training_and_range_test_load_with_the_workers_of_the_device(
     monkeypatch.setattr(device, "num_workers", lambda: 2)
     monkeypatch.setitem(MODELS, "tiny", Tiny)
     experiment = dataclasses.replace(EXPERIMENTS["S7/s7_dropout"], model="tiny")
-    settings = Settings(Profile("tiny", epochs=1), "digits", output_dir=tmp_path)
-    find_experiment_lr(experiment, digits.subset(32), settings)
+    settings = Settings(Profile("tiny", epochs=1), "sample", output_dir=tmp_path)
+    find_experiment_lr(experiment, sample.subset(32), settings)
     assert set(workers) == {2}
 
 
-def test_the_range_test_scales_the_loss_and_skips_steps_that_overflow(digits, monkeypatch, capsys):
-    expected = lr_range_test(fresh(), digits, None, LONGER, steps=30)
+def test_the_range_test_scales_the_loss_and_skips_steps_that_overflow(sample, monkeypatch, capsys):
+    expected = lr_range_test(fresh(), sample, None, LONGER, steps=30)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=10_000)
     stand_in = types.SimpleNamespace(
         device=torch.device("cpu"), scaler=scaler, prepare_model=lambda network, **_: network
@@ -233,7 +233,7 @@ def test_the_range_test_scales_the_loss_and_skips_steps_that_overflow(digits, mo
         return scaled(loss) * (torch.inf if next(overflows, False) else 1)
 
     monkeypatch.setattr(scaler, "scale", overflowing)
-    found = lr_range_test(fresh(), digits, None, LONGER, steps=30)
+    found = lr_range_test(fresh(), sample, None, LONGER, steps=30)
     assert scaler.get_scale() == 1024 / 2**3, "three steps should have been skipped"
     assert found["learning_rate"].tolist() == expected["learning_rate"].tolist()
     assert np.isfinite(found["loss"]).all()
@@ -259,7 +259,7 @@ def fresh():
 
 
 @pytest.mark.parametrize("name", ["SGD", "Muon", "AdamW"])
-def test_a_first_step_that_overflows_leaves_no_garbage_in_the_optimizer(name, digits, monkeypatch):
+def test_a_first_step_that_overflows_leaves_no_garbage_in_the_optimizer(name, sample, monkeypatch):
     """As SGD's fused form does: its momentum is whatever memory held before."""
     config = TrainConfig(**{**vars(CONFIG), "optimizer": name})
     optimizers = []
@@ -279,7 +279,7 @@ def test_a_first_step_that_overflows_leaves_no_garbage_in_the_optimizer(name, di
         return garbage(*given, **options).fill_(torch.nan)
 
     monkeypatch.setattr(torch, "empty_like", dirty)
-    fit(model, digits, None, config, accelerator=accelerator)
+    fit(model, sample, None, config, accelerator=accelerator)
     assert accelerator.scaler.get_scale() == 512
     assert all(torch.isfinite(p).all() for p in model.parameters())
     states = pd.Series(optimizers[0].state.values()).map(dict.values).explode()

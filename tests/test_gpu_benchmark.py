@@ -31,7 +31,7 @@ EXPERIMENTS[experiment.name] = dataclasses.replace(
 
 if __name__ == "__main__":
     profile = Profile("tiny", epochs=1, train_images=32, test_images=20)
-    settings = Settings(profile, "digits", output_dir=pathlib.Path(sys.argv[1]))
+    settings = Settings(profile, "sample", output_dir=pathlib.Path(sys.argv[1]))
     plan = dataclasses.replace(
         gpu.REHEARSAL_PLAN, settings=settings, experiments=(experiment.name,),
         sizes=dataclasses.replace(gpu.SMALL_SIZES, loading_images=100),
@@ -65,7 +65,7 @@ def test_every_task_is_done_once_timed_and_recorded(tmp_path):
     assert [line.split(": already done")[0] for line in lines[1]] == lines[0][::2]
     [file] = tmp_path.glob("results/benchmark/*.json")
     assert set(json.loads(file.read_text())["networks"]) == {"s7_dropout"}
-    metrics = json.loads((tmp_path / "results/_tiny-digits/S7/s7_dropout/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "results/_tiny-sample/S7/s7_dropout/metrics.json").read_text())
     assert [seed["seed"] for seed in metrics["seeds"]] == [0, 1]
 
 

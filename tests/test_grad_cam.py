@@ -20,8 +20,8 @@ from helpers.training import History
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return data_module.load_digits().subset(200, 30)
+def sample():
+    return data_module.load_sample().subset(200, 30)
 
 
 class RedOrGreen(nn.Module):
@@ -38,19 +38,19 @@ class RedOrGreen(nn.Module):
 
 def make_result(model, data):
     logits = predict(model, data, data.test_images).numpy()
-    return Result(None, model, History([], [], []), {"net": "tiny"}, logits, "tiny on digits")
+    return Result(None, model, History([], [], []), {"net": "tiny"}, logits, "tiny on sample")
 
 
 @pytest.fixture
-def result(digits):
+def result(sample):
     """A model that always predicts class 0, 1 or 2, and so makes mistakes."""
-    return make_result(RedOrGreen(), digits)
+    return make_result(RedOrGreen(), sample)
 
 
 @pytest.fixture
-def perfect_result(digits):
-    result = make_result(RedOrGreen(), digits)
-    result.logits = np.eye(10, dtype=np.float32)[digits.test_labels]
+def perfect_result(sample):
+    result = make_result(RedOrGreen(), sample)
+    result.logits = np.eye(10, dtype=np.float32)[sample.test_labels]
     return result
 
 
@@ -61,11 +61,11 @@ def panel_titles(figure):
 # ------------------------------------------------------------------------------------- Grad-CAM
 
 
-def test_the_map_is_high_where_the_class_is(digits):
+def test_the_map_is_high_where_the_class_is(sample):
     image = np.zeros((1, 32, 32, 3), np.uint8)
     image[:, 8:24, 4:12, 0] = 255  # red on the left
     image[:, 8:24, 20:28, 1] = 255  # green on the right
-    red, green = (grad_cam(RedOrGreen(), "layer", image, np.array([c]), digits)[0] for c in (0, 1))
+    red, green = (grad_cam(RedOrGreen(), "layer", image, np.array([c]), sample)[0] for c in (0, 1))
     assert red.shape == (32, 32)
     assert red.dtype == np.float32
     difference = red - green
@@ -92,11 +92,11 @@ def test_an_overlay_is_brighter_where_the_image_is():
 
 
 @pytest.mark.parametrize(("name", "layer"), [("resnet18", "layer3"), ("compact", "block4")])
-def test_the_model_is_unchanged_and_maps_differ_by_class(name, layer, digits):
+def test_the_model_is_unchanged_and_maps_differ_by_class(name, layer, sample):
     model = get_model(name).train().requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
-    images = digits.test_images[:2]
-    cams = [grad_cam(model, layer, images, np.array(c), digits) for c in ([0, 0], [1, 1])]
+    images = sample.test_images[:2]
+    cams = [grad_cam(model, layer, images, np.array(c), sample) for c in ([0, 0], [1, 1])]
     assert cams[0].shape == images.shape[:3]
     assert not np.array_equal(cams[0], cams[1])
     assert model.training
@@ -105,46 +105,46 @@ def test_the_model_is_unchanged_and_maps_differ_by_class(name, layer, digits):
     assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
 
 
-def test_a_missing_layer_is_named(digits):
+def test_a_missing_layer_is_named(sample):
     for n in (1, 0):
         with pytest.raises(AttributeError, match="layer9"):
-            grad_cam(get_model("compact"), "layer9", digits.test_images[:n], np.zeros(n), digits)
+            grad_cam(get_model("compact"), "layer9", sample.test_images[:n], np.zeros(n), sample)
 
 
-def test_mistakes_are_explained_for_the_predicted_then_for_the_true_class(digits, result):
-    mistakes = np.flatnonzero(result.logits.argmax(axis=1) != digits.test_labels)[:4]
-    images, predicted = digits.test_images[mistakes], result.logits[mistakes].argmax(axis=1)
-    cams = module.explain_mistakes(result, digits, "layer", n=4)
+def test_mistakes_are_explained_for_the_predicted_then_for_the_true_class(sample, result):
+    mistakes = np.flatnonzero(result.logits.argmax(axis=1) != sample.test_labels)[:4]
+    images, predicted = sample.test_images[mistakes], result.logits[mistakes].argmax(axis=1)
+    cams = module.explain_mistakes(result, sample, "layer", n=4)
     assert cams.shape == (2, 4, 32, 32)
-    expected = grad_cam(result.model, "layer", images, predicted, digits)
+    expected = grad_cam(result.model, "layer", images, predicted, sample)
     assert np.allclose(cams[0], expected)
-    expected = grad_cam(result.model, "layer", images, digits.test_labels[mistakes], digits)
+    expected = grad_cam(result.model, "layer", images, sample.test_labels[mistakes], sample)
     assert np.allclose(cams[1], expected)
 
 
-def test_the_gallery_has_three_pictures_for_each_mistake(digits, result):
-    figure = module.plot_grad_cam(result, digits, "layer", n=3)
-    mistakes = np.flatnonzero(result.logits.argmax(axis=1) != digits.test_labels)[:3]
+def test_the_gallery_has_three_pictures_for_each_mistake(sample, result):
+    figure = module.plot_grad_cam(result, sample, "layer", n=3)
+    mistakes = np.flatnonzero(result.logits.argmax(axis=1) != sample.test_labels)[:3]
     predicted = result.logits.argmax(axis=1)
     captions = []
     for i in mistakes:
-        true = digits.test_labels[i]
+        true = sample.test_labels[i]
         captions += [f"{true}", f"{predicted[i]} (predicted)", f"{true} (true)"]
     assert panel_titles(figure)[:9] == captions
     pictures = [axis.images[0].get_array() for axis in figure.axes if axis.images]
     assert len(pictures) == 9
-    assert np.array_equal(pictures[3], digits.test_images[mistakes[1]])
-    predicted_cams, true_cams = module.explain_mistakes(result, digits, "layer", n=3)
-    images = digits.test_images[mistakes]
+    assert np.array_equal(pictures[3], sample.test_images[mistakes[1]])
+    predicted_cams, true_cams = module.explain_mistakes(result, sample, "layer", n=3)
+    images = sample.test_images[mistakes]
     assert not np.array_equal(predicted_cams, true_cams)
     assert np.array_equal(pictures[1::3], overlay(images, predicted_cams))
     assert np.array_equal(pictures[2::3], overlay(images, true_cams))
-    assert figure.get_suptitle() == "Grad-CAM from layer: tiny on digits"
+    assert figure.get_suptitle() == "Grad-CAM from layer: tiny on sample"
 
 
-def test_without_mistakes_there_are_no_maps_and_the_gallery_says_so(digits, perfect_result):
-    assert module.explain_mistakes(perfect_result, digits, "layer").shape == (2, 0, 32, 32)
-    figure = module.plot_grad_cam(perfect_result, digits, "layer")
+def test_without_mistakes_there_are_no_maps_and_the_gallery_says_so(sample, perfect_result):
+    assert module.explain_mistakes(perfect_result, sample, "layer").shape == (2, 0, 32, 32)
+    figure = module.plot_grad_cam(perfect_result, sample, "layer")
     figure.canvas.draw()
     [text] = figure.axes[0].texts
     assert text.get_text() == "No mistakes: all 30 test images are classified correctly."
@@ -167,10 +167,10 @@ class Corner(nn.Module):
         return logits
 
 
-def test_the_logit_drops_where_the_square_that_counts_is_blurred(digits):
-    images = np.zeros_like(digits.test_images)
+def test_the_logit_drops_where_the_square_that_counts_is_blurred(sample):
+    images = np.zeros_like(sample.test_images)
     images[:, 8:16, 12:20] = 255
-    bright = data_module.dataclasses.replace(digits, test_images=images)
+    bright = data_module.dataclasses.replace(sample, test_images=images)
     result = make_result(Corner(8, 12), bright)
     drops = occlusion_map(result, bright, np.array([4, 7]))
     assert drops.shape == (2, 7, 7)
@@ -184,10 +184,10 @@ def test_the_logit_drops_where_the_square_that_counts_is_blurred(digits):
     assert expected > 0.1
 
 
-def test_size_and_stride_set_the_positions_of_the_square(digits, result):
-    assert occlusion_map(result, digits, np.array([0]), size=16, stride=8).shape == (1, 3, 3)
-    assert occlusion_map(result, digits, np.array([0]), size=32, stride=1).shape == (1, 1, 1)
-    assert occlusion_map(result, digits, np.array([], int)).shape == (0, 7, 7)
+def test_size_and_stride_set_the_positions_of_the_square(sample, result):
+    assert occlusion_map(result, sample, np.array([0]), size=16, stride=8).shape == (1, 3, 3)
+    assert occlusion_map(result, sample, np.array([0]), size=32, stride=1).shape == (1, 1, 1)
+    assert occlusion_map(result, sample, np.array([], int)).shape == (0, 7, 7)
 
 
 def test_maps_that_agree_have_a_correlation_of_one():
@@ -229,18 +229,18 @@ def test_a_constant_map_has_no_correlation():
     assert same_image.isna().to_list() == [True, False]
 
 
-def test_occlusion_is_drawn_below_grad_cam(digits, result):
+def test_occlusion_is_drawn_below_grad_cam(sample, result):
     indices = np.array([2, 5, 9])
     drops = np.zeros((3, 7, 7), np.float32)
     drops[:, 0, 6] = 2  # the square in the upper right corner
     drops[:, 6, 0] = -2  # the logit rises: drawn like no change
-    figure = module.plot_occlusion(result, digits, "layer", indices, drops)
+    figure = module.plot_occlusion(result, sample, "layer", indices, drops)
     pictures = [axis.images[0].get_array() for axis in figure.axes]
     assert len(pictures) == 9
-    assert np.array_equal(pictures[:3], digits.test_images[indices])
+    assert np.array_equal(pictures[:3], sample.test_images[indices])
     predicted = result.logits[indices].argmax(axis=1)
-    cams = grad_cam(result.model, "layer", digits.test_images[indices], predicted, digits)
-    assert np.array_equal(pictures[3:6], overlay(digits.test_images[indices], cams))
+    cams = grad_cam(result.model, "layer", sample.test_images[indices], predicted, sample)
+    assert np.array_equal(pictures[3:6], overlay(sample.test_images[indices], cams))
     captions = [str(label) for label in predicted]
     assert panel_titles(figure) == [*captions, "Grad-CAM", "", "", "occlusion", "", ""]
     assert pictures[6][2, 29, 0] > pictures[6][2, 29, 2]  # yellow
@@ -251,10 +251,10 @@ def test_occlusion_is_drawn_below_grad_cam(digits, result):
     assert "layer" in figure.get_suptitle()
 
 
-def test_occlusion_of_no_images_says_so(digits, perfect_result):
+def test_occlusion_of_no_images_says_so(sample, perfect_result):
     empty = np.zeros(0, int)
-    drops = occlusion_map(perfect_result, digits, empty)
-    figure = module.plot_occlusion(perfect_result, digits, "layer", empty, drops)
+    drops = occlusion_map(perfect_result, sample, empty)
+    figure = module.plot_occlusion(perfect_result, sample, "layer", empty, drops)
     figure.canvas.draw()
     assert [text.get_text() for text in figure.axes[0].texts] == ["No images"]
     same_image, different_images = cam_occlusion_correlation(np.zeros((0, 32, 32)), drops)
@@ -285,17 +285,17 @@ def test_agreement_has_a_row_for_each_layer():
 # ------------------------------------------------------------------------------- your own image
 
 
-def test_your_own_image_is_beside_its_map_and_the_most_probable_classes(digits, result):
+def test_your_own_image_is_beside_its_map_and_the_most_probable_classes(sample, result):
     photo = Image.new("RGB", (64, 64), (250, 20, 10))
-    figure = module.plot_own_image(result, digits, photo, "layer")
+    figure = module.plot_own_image(result, sample, photo, "layer")
     pictures = [np.asarray(axis.images[0].get_array()) for axis in figure.axes[:3]]
     assert pictures[0].shape == (256, 256, 3)
     assert (pictures[1] == [250, 20, 10]).all()
     assert pictures[1].shape == (32, 32, 3)
-    cam = grad_cam(result.model, "layer", pictures[1][None], np.array([0]), digits)
+    cam = grad_cam(result.model, "layer", pictures[1][None], np.array([0]), sample)
     assert np.array_equal(pictures[2], overlay(pictures[1][None], cam)[0])
     assert panel_titles(figure)[2] == "evidence for 0"
-    logits = predict(result.model, digits, pictures[1][None])[0]
+    logits = predict(result.model, sample, pictures[1][None])[0]
     percentages = 100 * logits.softmax(dim=0).numpy()
     bars = figure.axes[3].patches
     assert len(bars) == 5

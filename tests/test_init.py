@@ -111,10 +111,10 @@ def test_the_configs_dropout_reaches_every_kind_of_it():
 )
 def test_the_config_decides_which_weights_are_set(whitening_init, dirac_init):
     torch.manual_seed(0)
-    model, digits = get_model("s7"), data.load_digits().subset(200)
+    model, sample = get_model("s7"), data.load_sample().subset(200, 360)
     before = copy_weights(model)
     config = dataclasses.replace(CONFIG, whitening_init=whitening_init, dirac_init=dirac_init)
-    init.initialize_(model, config, digits)
+    init.initialize_(model, config, sample)
     kernels = [
         f"{name}.weight"
         for name, module in model.named_modules()
@@ -129,7 +129,7 @@ def test_the_config_decides_which_weights_are_set(whitening_init, dirac_init):
     first = model.block1[0][0]
     if whitening_init:  # also with dirac_init, which would set other weights
         alone = nn.Conv2d(3, first.out_channels, first.kernel_size, bias=False)
-        images = digits.normalize(torch.from_numpy(digits.train_images).permute(0, 3, 1, 2))
+        images = sample.normalize(torch.from_numpy(sample.train_images).permute(0, 3, 1, 2))
         init.whitening_init_(alone, images)
         number = min(first.out_channels, 2 * 27)
         assert torch.allclose(first.weight[:number], alone.weight[:number], atol=1e-3)
@@ -137,12 +137,12 @@ def test_the_config_decides_which_weights_are_set(whitening_init, dirac_init):
 
 def test_only_a_convolution_that_reads_the_image_is_whitened():
     config = dataclasses.replace(CONFIG, whitening_init=True)
-    digits = data.load_digits().subset(200)
+    sample = data.load_sample().subset(200, 360)
     for model in (
         nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 32, 1)),
         nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 32, 1)),
         nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)),
     ):
         before = copy_weights(model)
-        init.initialize_(model, config, digits)
+        init.initialize_(model, config, sample)
         assert not changed_weights(model, before)

@@ -34,8 +34,8 @@ TWO_EPOCHS = Profile("smoke", train_images=64, epochs=2)
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return data_module.load_digits().subset(64, 40)
+def sample():
+    return data_module.load_sample().subset(64, 40)
 
 
 # Runs a command with another folder for results and checkpoints.
@@ -50,7 +50,7 @@ main()
 
 
 def start_command(output_dir, *arguments):
-    environment = {**os.environ, "PROFILE": "smoke", "DATASET": "digits", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PROFILE": "smoke", "DATASET": "sample", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", CLI_IN_FOLDER, str(output_dir), *arguments],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -63,7 +63,7 @@ def test_a_signal_ends_training_in_one_line(number, tmp_path):
     process = start_command(output_dir, "train", "S7/s7_dropout")
     while not process.stdout.readline().startswith("epoch  1/"):
         assert process.poll() is None
-    run_dir = output_dir / "results" / "_smoke-digits" / "S7" / "s7_dropout"
+    run_dir = output_dir / "results" / "_smoke-sample" / "S7" / "s7_dropout"
     lock = files.file_lock(run_dir)
     with pytest.raises(BlockingIOError, match=r"another process is working in .*s7_dr"):
         lock.__enter__()
@@ -84,12 +84,12 @@ def test_a_signal_ends_a_forked_data_loader_without_a_word():
     assert (completed.returncode, completed.stdout, completed.stderr) == (130, b"", b"")
 
 
-def test_a_run_in_progress_is_not_started_twice(digits, tmp_path):
-    settings = Settings(ONE_EPOCH, "digits", output_dir=tmp_path)
-    lock = files.file_lock(settings.results_dir("digits") / "S7/s7")  # as another process does
+def test_a_run_in_progress_is_not_started_twice(sample, tmp_path):
+    settings = Settings(ONE_EPOCH, "sample", output_dir=tmp_path)
+    lock = files.file_lock(settings.results_dir("sample") / "S7/s7")  # as another process does
     expected = pytest.raises(BlockingIOError, match=r"another process is working in .*s7")
     with lock, expected:
-        experiments.run_experiment(EXPERIMENTS["S7/s7"], digits, settings)
+        experiments.run_experiment(EXPERIMENTS["S7/s7"], sample, settings)
     assert not list(tmp_path.rglob("*.pt"))
 
 
@@ -97,7 +97,7 @@ RUN_NOTEBOOK = """
 import pathlib, sys
 from helpers import data, notebook_runner
 notebook_runner.ROOT = pathlib.Path(sys.argv[1])
-data.load_data = lambda settings: data.load_digits()
+data.load_data = lambda settings: data.load_sample()
 from helpers.__main__ import main
 sys.argv[1:] = ["run", "N"]
 main()
@@ -111,7 +111,7 @@ def test_no_kernel_outlives_the_command_that_runs_a_notebook(number, tmp_path):
     content.cells = [nbformat.v4.new_code_cell(source)]
     (tmp_path / "notebooks").mkdir()
     nbformat.write(content, tmp_path / "notebooks" / "N.ipynb")
-    environment = {**os.environ, "PROFILE": "smoke", "DATASET": "digits"}
+    environment = {**os.environ, "PROFILE": "smoke", "DATASET": "sample"}
     with subprocess.Popen(
         [sys.executable, "-c", RUN_NOTEBOOK, str(tmp_path)], cwd=ROOT, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -129,18 +129,18 @@ def test_no_kernel_outlives_the_command_that_runs_a_notebook(number, tmp_path):
         psutil.Process(int(line.split()[1])).wait(timeout=30)
 
 
-def test_an_error_of_a_transform_in_a_loader_is_shown_unchanged(digits, tmp_path, monkeypatch):
+def test_an_error_of_a_transform_in_a_loader_is_shown_unchanged(sample, tmp_path, monkeypatch):
     def fail(dataset, batch):
         raise RuntimeError("the student's own error")
 
     monkeypatch.setattr(device, "num_workers", lambda: 1)
     monkeypatch.setattr(AugmentedDataset, "__getitems__", fail)
-    settings = Settings(ONE_EPOCH, "digits", output_dir=tmp_path)
+    settings = Settings(ONE_EPOCH, "sample", output_dir=tmp_path)
     with pytest.raises(RuntimeError, match="the student's own error"):
-        experiments.run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, settings)
+        experiments.run_experiment(EXPERIMENTS["S7/s7_dropout"], sample, settings)
 
 
-def test_a_killed_loader_is_reported_and_the_same_run_continues(digits, tmp_path, monkeypatch):
+def test_a_killed_loader_is_reported_and_the_same_run_continues(sample, tmp_path, monkeypatch):
     main_pid = os.getpid()
     load_batch = AugmentedDataset.__getitems__
 
@@ -152,17 +152,17 @@ def test_a_killed_loader_is_reported_and_the_same_run_continues(digits, tmp_path
         return load_batch(dataset, batch)
 
     monkeypatch.setattr(device, "num_workers", lambda: 1)
-    settings = Settings(TWO_EPOCHS, "digits", output_dir=tmp_path)
+    settings = Settings(TWO_EPOCHS, "sample", output_dir=tmp_path)
     experiment = EXPERIMENTS["S7/s7_dropout"]
     monkeypatch.setattr(AugmentedDataset, "__getitems__", load_batch_or_die)
     with pytest.raises(ChildProcessError, match=r"loads images was stopped or killed") as error:
-        experiments.run_experiment(experiment, digits, settings)
+        experiments.run_experiment(experiment, sample, settings)
     assert experiments.RESUME_HINT in str(error.value)
     assert time.monotonic() - float((tmp_path / "killed at").read_text()) < 30
     monkeypatch.setattr(AugmentedDataset, "__getitems__", load_batch)
-    resumed = experiments.run_experiment(experiment, digits, settings)
+    resumed = experiments.run_experiment(experiment, sample, settings)
     elsewhere = dataclasses.replace(settings, output_dir=tmp_path / "elsewhere")
-    never_killed = experiments.run_experiment(experiment, digits, elsewhere)
+    never_killed = experiments.run_experiment(experiment, sample, elsewhere)
     assert resumed.metrics["weights_sha256"] == never_killed.metrics["weights_sha256"]
 
 
@@ -174,7 +174,7 @@ def shell():
 
 
 def test_a_notebook_shows_no_traceback_for_a_full_disk(shell, capsys, monkeypatch):
-    monkeypatch.setenv("DATASET", "digits")
+    monkeypatch.setenv("DATASET", "sample")
     assert shell.run_cell("from helpers import colab\ncolab.setup('smoke')").success
     capsys.readouterr()
     cell = "try:\n    open('/none/x')\nexcept OSError as e:\n    raise OSError('disk full') from e"
@@ -186,14 +186,14 @@ def test_a_notebook_shows_no_traceback_for_a_full_disk(shell, capsys, monkeypatc
     assert "Traceback" in capsys.readouterr().out
 
 
-def test_an_interruption_says_how_to_continue(digits, tmp_path, monkeypatch, capsys):
+def test_an_interruption_says_how_to_continue(sample, tmp_path, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(experiments, "fit", interrupt)
-    settings = Settings(ONE_EPOCH, "digits", output_dir=tmp_path)
+    settings = Settings(ONE_EPOCH, "sample", output_dir=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        experiments.run_experiment(EXPERIMENTS["S7/s7"], digits, settings)
+        experiments.run_experiment(EXPERIMENTS["S7/s7"], sample, settings)
     assert experiments.RESUME_HINT in capsys.readouterr().out
 
 
@@ -267,18 +267,18 @@ def test_damaged_metrics_end_a_command_in_one_line(
     assert "Traceback" not in error
 
 
-def test_reuse_names_weights_that_were_not_measured(digits, tmp_path):
-    settings = Settings(ONE_EPOCH, "digits", output_dir=tmp_path)
-    folder = experiments.run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, settings).folder
+def test_reuse_names_weights_that_were_not_measured(sample, tmp_path):
+    settings = Settings(ONE_EPOCH, "sample", output_dir=tmp_path)
+    folder = experiments.run_experiment(EXPERIMENTS["S7/s7_dropout"], sample, settings).folder
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[len(weights) // 2] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
     shutil.copytree(
-        tmp_path / "results" / "_smoke-digits", tmp_path / "results", dirs_exist_ok=True
+        tmp_path / "results" / "_smoke-sample", tmp_path / "results", dirs_exist_ok=True
     )
     with pytest.raises(ValueError, match="does not match the checksum"):
         experiments.run_experiment(
-            EXPERIMENTS["S7/s7_dropout"], digits, dataclasses.replace(settings, reuse=True)
+            EXPERIMENTS["S7/s7_dropout"], sample, dataclasses.replace(settings, reuse=True)
         )
 
 
@@ -286,7 +286,7 @@ def test_reuse_names_weights_that_were_not_measured(digits, tmp_path):
     "changes", [{"device": "Tesla T4"}, {"numpy": "9.9"}, {"precision": "bf16"}]
 )
 def test_another_device_precision_or_version_continues_and_is_reported(
-    changes, digits, tmp_path, monkeypatch, capsys
+    changes, sample, tmp_path, monkeypatch, capsys
 ):
     def set_environment(device_name="CPU", precision="no", numpy="1"):
         monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # it allows one precision
@@ -301,16 +301,16 @@ def test_another_device_precision_or_version_continues_and_is_reported(
         return fit(model, data, transform, config, **options)
 
     experiment = EXPERIMENTS["S7/s7_dropout"]
-    settings = Settings(TWO_EPOCHS, "digits", output_dir=tmp_path)
+    settings = Settings(TWO_EPOCHS, "sample", output_dir=tmp_path)
     fit = experiments.fit
     set_environment()
     monkeypatch.setattr(experiments, "fit", fail_after_first_checkpoint)
     with pytest.raises(ZeroDivisionError):
-        experiments.run_experiment(experiment, digits, settings)
+        experiments.run_experiment(experiment, sample, settings)
     monkeypatch.setattr(experiments, "fit", fit)
     set_environment(**{name.replace("device", "device_name"): v for name, v in changes.items()})
     capsys.readouterr()
-    result = experiments.run_experiment(experiment, digits, settings)
+    result = experiments.run_experiment(experiment, sample, settings)
     lines = capsys.readouterr().out.splitlines()
     assert "Continuing after epoch 1 of 2" in lines
     [line] = [line for line in lines if line.startswith("Changed since the last checkpoint: ")]
@@ -319,7 +319,7 @@ def test_another_device_precision_or_version_continues_and_is_reported(
     assert line.split(": ", 1)[1] == ", ".join(expected)
     assert before | changes == after
     set_environment("a third one", "fp16", "10")
-    reopened = experiments.run_experiment(experiment, digits, settings)
+    reopened = experiments.run_experiment(experiment, sample, settings)
     assert "Nothing left to train" in capsys.readouterr().out
     for name in ("device", "device_type", "precision", "processes", "versions", "trained_on"):
         assert reopened.metrics[name] == result.metrics[name], "it is where it was trained"

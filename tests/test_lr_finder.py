@@ -42,13 +42,13 @@ def tiny(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return data_module.load_digits().subset(300)
+def sample():
+    return data_module.load_sample().subset(300, 360)
 
 
 @pytest.fixture
 def settings(tmp_path):
-    return Settings(SMOKE, "digits", output_dir=tmp_path)
+    return Settings(SMOKE, "sample", output_dir=tmp_path)
 
 
 @pytest.fixture
@@ -135,8 +135,8 @@ def test_the_best_learning_rate_is_next_to_the_lowest_loss(losses):
     assert lowest / 2**0.5 * (1 - 1e-9) <= best <= lowest * 2**0.5 * (1 + 1e-9)
 
 
-def test_it_starts_at_a_tenth_of_the_range_tests_lowest_and_is_saved(measured, digits, settings):
-    experiment, lr_curve, lr_trials = find_experiment_lr(EXPERIMENT, digits, settings)
+def test_it_starts_at_a_tenth_of_the_range_tests_lowest_and_is_saved(measured, sample, settings):
+    experiment, lr_curve, lr_trials = find_experiment_lr(EXPERIMENT, sample, settings)
     assert measured == SEARCH
     pd.testing.assert_frame_equal(lr_curve, RANGE_TEST)
     assert list(lr_trials["learning_rate"]) == measured[1:]
@@ -146,14 +146,14 @@ def test_it_starts_at_a_tenth_of_the_range_tests_lowest_and_is_saved(measured, d
     assert as_trained.batch_size < experiment.config.batch_size
     expected = dataclasses.replace(EXPERIMENT.config, max_lr=experiment.config.max_lr)
     assert experiment.config == expected, "its own epochs and batch size"
-    file = settings.results_dir("digits") / EXPERIMENT.name / "rate_search.json"
+    file = settings.results_dir("sample") / EXPERIMENT.name / "rate_search.json"
     assert json.loads(file.read_text())["range_test"] == RANGE_TEST.to_dict("list")
     assert [lr for lr, _ in json.loads(file.read_text())["short_runs"]] == measured[1:]
 
 
 @pytest.mark.parametrize("done", [1, 3])
 def test_it_continues_after_the_range_test_and_after_the_last_short_run(
-    done, measured, digits, settings, monkeypatch, capsys
+    done, measured, sample, settings, monkeypatch, capsys
 ):
     loss = lr_finder._short_run_loss
 
@@ -165,33 +165,33 @@ def test_it_continues_after_the_range_test_and_after_the_last_short_run(
     with monkeypatch.context() as patch:
         patch.setattr(lr_finder, "_short_run_loss", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            find_experiment_lr(EXPERIMENT, digits, settings)
+            find_experiment_lr(EXPERIMENT, sample, settings)
     assert "Run the same command or cell again" in capsys.readouterr().out
-    first, *tables = find_experiment_lr(EXPERIMENT, digits, settings)
+    first, *tables = find_experiment_lr(EXPERIMENT, sample, settings)
     assert measured == SEARCH
-    again, *same = find_experiment_lr(EXPERIMENT, digits, settings)
+    again, *same = find_experiment_lr(EXPERIMENT, sample, settings)
     assert measured == SEARCH
     assert first.config == again.config
     for table, other in zip(tables, same, strict=True):
         pd.testing.assert_frame_equal(table, other)
 
 
-def test_another_setting_starts_a_new_search(measured, digits, settings):
-    find_experiment_lr(EXPERIMENT, digits, settings)
+def test_another_setting_starts_a_new_search(measured, sample, settings):
+    find_experiment_lr(EXPERIMENT, sample, settings)
     other = dataclasses.replace(
         EXPERIMENT, config=dataclasses.replace(EXPERIMENT.config, weight_decay=0.1)
     )
-    find_experiment_lr(other, digits, settings)
+    find_experiment_lr(other, sample, settings)
     assert measured == 2 * SEARCH
-    find_experiment_lr(other, digits, dataclasses.replace(settings, resume=False))
+    find_experiment_lr(other, sample, dataclasses.replace(settings, resume=False))
     assert measured == 3 * SEARCH
-    find_experiment_lr(dataclasses.replace(other, transform=crop_cutout), digits, settings)
+    find_experiment_lr(dataclasses.replace(other, transform=crop_cutout), sample, settings)
     assert measured == 4 * SEARCH
-    find_experiment_lr(EXPERIMENT, digits, dataclasses.replace(settings, seed=1))
+    find_experiment_lr(EXPERIMENT, sample, dataclasses.replace(settings, seed=1))
     assert measured == 5 * SEARCH
 
 
-def test_a_saved_search_is_reused_and_named_if_it_is_damaged(measured, digits, settings):
+def test_a_saved_search_is_reused_and_named_if_it_is_damaged(measured, sample, settings):
     folder = settings.output_dir / "results" / EXPERIMENT.name
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text("{}")
@@ -199,28 +199,28 @@ def test_a_saved_search_is_reused_and_named_if_it_is_damaged(measured, digits, s
     file = folder / "rate_search.json"
     file.write_text(json.dumps(saved))
     reusing = dataclasses.replace(settings, reuse=True)
-    experiment, lr_curve, lr_trials = find_experiment_lr(EXPERIMENT, digits, reusing)
+    experiment, lr_curve, lr_trials = find_experiment_lr(EXPERIMENT, sample, reusing)
     assert experiment.config.max_lr == pytest.approx(0.2)
     pd.testing.assert_frame_equal(lr_curve, RANGE_TEST)
     assert lr_trials.to_numpy().tolist() == saved["short_runs"]
     assert not measured
-    find_experiment_lr(EXPERIMENT, digits, settings)
+    find_experiment_lr(EXPERIMENT, sample, settings)
     assert measured, "without REUSE=1 it searches"
     s10 = dataclasses.replace(EXPERIMENT, name="S10/s10")
     (folder.parents[1] / "S10" / "s10").mkdir(parents=True)
     (folder.parents[1] / "S10" / "s10" / "metrics.json").write_text("{}")
-    lr = find_experiment_lr(s10, digits, reusing)[0].config.max_lr
+    lr = find_experiment_lr(s10, sample, reusing)[0].config.max_lr
     assert lr == saved_lr("S10/s10"), "the project's search, if the user has none"
     file.write_text(file.read_text()[:-9])
     with pytest.raises(ValueError, match=r"rate_search\.json"):
-        find_experiment_lr(EXPERIMENT, digits, reusing)
+        find_experiment_lr(EXPERIMENT, sample, reusing)
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"rate_search\.json"):
-        find_experiment_lr(EXPERIMENT, digits, reusing)
+        find_experiment_lr(EXPERIMENT, sample, reusing)
 
 
 @pytest.mark.slow
-def test_the_losses_of_short_runs_are_those_of_held_out_images(digits, settings, monkeypatch):
+def test_the_losses_of_short_runs_are_those_of_held_out_images(sample, settings, monkeypatch):
     calls, fit = [], lr_finder.fit
 
     def recording_fit(model, data, transform, config, **options):
@@ -231,8 +231,8 @@ def test_the_losses_of_short_runs_are_those_of_held_out_images(digits, settings,
     monkeypatch.setattr(lr_finder, "fit", recording_fit)
     monkeypatch.setattr(lr_finder, "lr_range_test", lambda *_: RANGE_TEST)
     longer = dataclasses.replace(settings, seed=2, profile=Profile("longer", epochs=6))
-    experiment, _, lr_trials = find_experiment_lr(EXPERIMENT, digits, longer)
-    held_out = digits.train_val_split()
+    experiment, _, lr_trials = find_experiment_lr(EXPERIMENT, sample, longer)
+    held_out = sample.train_val_split()
     for (data, config), lr in zip(calls, lr_trials["learning_rate"], strict=True):
         assert (data.test_images == held_out.test_images).all()
         assert len(data.train_images) == 300 // 5
@@ -247,25 +247,25 @@ def test_the_losses_of_short_runs_are_those_of_held_out_images(digits, settings,
 
 
 @pytest.mark.slow
-def test_learning_rates_that_diverge_are_left_behind(digits, settings, monkeypatch, capsys):
+def test_learning_rates_that_diverge_are_left_behind(sample, settings, monkeypatch, capsys):
     """From a start at which weights overflow, down to one at which they do not."""
     high = pd.DataFrame({"learning_rate": [4e20], "loss": [1.0]})
     monkeypatch.setattr(lr_finder, "lr_range_test", lambda *_: high)
     monkeypatch.setattr(
         lr_finder, "next_lr_candidate", lambda losses, start: {0: start, 1: 0.1}.get(len(losses))
     )
-    experiment, _, lr_trials = find_experiment_lr(EXPERIMENT, digits, settings)
+    experiment, _, lr_trials = find_experiment_lr(EXPERIMENT, sample, settings)
     assert scale_to_profile(experiment.config, settings.profile, 300).max_lr == pytest.approx(0.1)
     assert lr_trials["loss"][0] == math.inf
     assert capsys.readouterr().out.count("training diverged") == 1
-    file = settings.results_dir("digits") / EXPERIMENT.name / LR_SEARCH_FILE
+    file = settings.results_dir("sample") / EXPERIMENT.name / LR_SEARCH_FILE
     assert json.loads(file.read_text())["short_runs"][0] == [4e19, math.inf]
 
 
-def test_if_all_learning_rates_diverge_an_error_says_so(digits, settings, measured, monkeypatch):
+def test_if_all_learning_rates_diverge_an_error_says_so(sample, settings, measured, monkeypatch):
     monkeypatch.setattr(lr_finder, "_short_run_loss", lambda *_: math.inf)
     with pytest.raises(FloatingPointError, match="S7/s7_dropout: all short runs diverged"):
-        find_experiment_lr(EXPERIMENT, digits, settings)
+        find_experiment_lr(EXPERIMENT, sample, settings)
 
 
 def test_the_search_finds_the_best_of_a_sweep_from_each_learning_rate_of_it():
@@ -295,12 +295,12 @@ def build_network():
     return network
 
 
-def test_a_range_test_changes_nothing_and_can_be_repeated(digits, capsys):
+def test_a_range_test_changes_nothing_and_can_be_repeated(sample, capsys):
     model = Tiny()  # has dropout
     before = copy.deepcopy(model.state_dict())
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     transform = A.Compose([A.HorizontalFlip(p=0.5)])
-    curves = [lr_range_test(model, digits, transform, CONFIG, seed=3, steps=30) for _ in range(2)]
+    curves = [lr_range_test(model, sample, transform, CONFIG, seed=3, steps=30) for _ in range(2)]
     assert torch.equal(states[0], torch.get_rng_state())
     assert (states[1] == np.random.get_state()[1]).all()
     assert states[2] == random.getstate()
@@ -309,12 +309,12 @@ def test_a_range_test_changes_nothing_and_can_be_repeated(digits, capsys):
     pd.testing.assert_frame_equal(*curves)
     assert capsys.readouterr() == ("", "")
     torch.rand(1)  # changes the random state, which must not matter
-    again = lr_range_test(model, digits, transform, CONFIG, seed=3, steps=30)
+    again = lr_range_test(model, sample, transform, CONFIG, seed=3, steps=30)
     pd.testing.assert_frame_equal(curves[0], again)
 
 
-def test_learning_rates_grow_and_the_loss_first_falls(digits):
-    curve = lr_range_test(build_network(), digits, None, CONFIG, steps=60)
+def test_learning_rates_grow_and_the_loss_first_falls(sample):
+    curve = lr_range_test(build_network(), sample, None, CONFIG, steps=60)
     assert list(curve) == ["learning_rate", "loss"]
     lrs = curve["learning_rate"].to_numpy()
     assert lrs[0] < 2e-5
@@ -324,28 +324,28 @@ def test_learning_rates_grow_and_the_loss_first_falls(digits):
     assert len(curve) == 60
 
 
-def test_it_takes_no_more_steps_than_the_run(digits):
+def test_it_takes_no_more_steps_than_the_run(sample):
     short = dataclasses.replace(CONFIG, epochs=2, peak_epoch=1)
-    curve = lr_range_test(build_network(), digits, None, short)
+    curve = lr_range_test(build_network(), sample, None, short)
     assert len(curve) == 2 * 5  # batches of 64 out of 300 images
     assert curve["learning_rate"].iloc[-1] == pytest.approx(1)
-    assert len(lr_range_test(build_network(), digits, None, short, steps=4)) == 4
+    assert len(lr_range_test(build_network(), sample, None, short, steps=4)) == 4
 
 
 @pytest.mark.parametrize(
     "changes", [{"optimizer": "SGD"}, {"label_smoothing": 0.5}, {"batch_size": 32}, {"seed": 1}]
 )
-def test_the_range_test_is_that_of_the_config_and_the_seed(changes, digits):
+def test_the_range_test_is_that_of_the_config_and_the_seed(changes, sample):
     changes = dict(changes)
     seed = changes.pop("seed", 0)
-    first = lr_range_test(build_network(), digits, None, CONFIG, steps=4)
+    first = lr_range_test(build_network(), sample, None, CONFIG, steps=4)
     config = dataclasses.replace(CONFIG, **changes)
-    other = lr_range_test(build_network(), digits, None, config, seed=seed, steps=4)
+    other = lr_range_test(build_network(), sample, None, config, seed=seed, steps=4)
     assert not np.allclose(first["loss"], other["loss"])
 
 
-def test_the_first_loss_of_a_range_test_is_that_of_the_initial_weights(digits):
-    small = digits.subset(64)
+def test_the_first_loss_of_a_range_test_is_that_of_the_initial_weights(sample):
+    small = sample.subset(64)
     torch.manual_seed(0)
     # Without a normalization, so that it matters that the images are normalized.
     model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.Flatten(), nn.Linear(392, 10))
@@ -359,14 +359,14 @@ def test_the_first_loss_of_a_range_test_is_that_of_the_initial_weights(digits):
 SCALED_CONFIG = scale_to_profile(CONFIG, Profile("short", epochs=2), 300)
 
 
-def test_the_primitives_find_a_learning_rate_without_files_and_experiments(measured, digits):
+def test_the_primitives_find_a_learning_rate_without_files_and_experiments(measured, sample):
     models = []
 
     def make_model(data):
         models.append(len(data.train_labels))
         return Tiny()
 
-    search = lr_finder.find_lr(make_model, digits, None, SCALED_CONFIG, seed=3)
+    search = lr_finder.find_lr(make_model, sample, None, SCALED_CONFIG, seed=3)
     assert measured == SEARCH
     assert search["seed"] == 3
     assert search["range_test"] == RANGE_TEST.to_dict("list")
@@ -375,7 +375,7 @@ def test_the_primitives_find_a_learning_rate_without_files_and_experiments(measu
 
 
 def test_the_state_of_the_search_is_in_the_checkpoint_after_each_step(
-    measured, digits, tmp_path, monkeypatch
+    measured, sample, tmp_path, monkeypatch
 ):
     sizes = []
     save = CheckpointManager.save
@@ -386,7 +386,7 @@ def test_the_state_of_the_search_is_in_the_checkpoint_after_each_step(
 
     monkeypatch.setattr(CheckpointManager, "save", recording_save)
     checkpoint = CheckpointManager(tmp_path / "search.pt", {"run": "tiny"})
-    args = (lambda _: Tiny(), digits, None, SCALED_CONFIG)
+    args = (lambda _: Tiny(), sample, None, SCALED_CONFIG)
     search = lr_finder.find_lr(*args, checkpoint=checkpoint)
     assert sizes == [0, 1, 2, 3, 4]
     assert checkpoint.load() == search
@@ -400,7 +400,7 @@ def test_the_state_of_the_search_is_in_the_checkpoint_after_each_step(
 def test_an_experiment_with_find_lr_trains_at_the_learning_rate_found(
     batch_size_scale, measured, settings
 ):
-    data = data_module.load_digits().subset(64, 20)
+    data = data_module.load_sample().subset(64, 20)
     result = run_experiment(EXPERIMENT, data, settings, batch_size_scale=batch_size_scale)
     assert measured == SEARCH
     losses = {lr: abs(math.log2(lr / 0.083)) for lr in SEARCH[1:]}
@@ -415,11 +415,11 @@ def test_an_experiment_with_find_lr_trains_at_the_learning_rate_found(
 
 
 @pytest.mark.slow
-def test_a_short_run_that_ends_with_an_infinite_test_loss_has_diverged(digits, monkeypatch):
-    history = lr_finder.fit(Tiny(), digits.subset(64, 20), None, TrainConfig(1, 32, 0.1, 1))
+def test_a_short_run_that_ends_with_an_infinite_test_loss_has_diverged(sample, monkeypatch):
+    history = lr_finder.fit(Tiny(), sample.subset(64, 20), None, TrainConfig(1, 32, 0.1, 1))
     for loss in (math.nan, math.inf, -math.inf):
         history.epochs[-1]["test_loss"] = loss
         monkeypatch.setattr(lr_finder, "fit", lambda *_, **__: history)
-        assert lr_finder._short_run_loss(Tiny(), digits, None, CONFIG, 0) == math.inf
+        assert lr_finder._short_run_loss(Tiny(), sample, None, CONFIG, 0) == math.inf
     history.epochs[-1]["test_loss"] = 1.5
-    assert lr_finder._short_run_loss(Tiny(), digits, None, CONFIG, 0) == 1.5
+    assert lr_finder._short_run_loss(Tiny(), sample, None, CONFIG, 0) == 1.5

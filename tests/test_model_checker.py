@@ -25,8 +25,8 @@ ONE_EPOCH = Profile("smoke", train_images=64, epochs=1)
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return data_module.load_digits().subset(64, 40)
+def sample():
+    return data_module.load_sample().subset(64, 40)
 
 
 def classifier(*layers):
@@ -139,18 +139,18 @@ STYLES = {
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.filterwarnings("ignore:.*Lazy modules:UserWarning")
 def test_a_model_of_any_style_trains_resumes_and_is_saved(
-    style, digits, tmp_path, monkeypatch, capsys
+    style, sample, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setitem(MODELS, "mine", STYLES[style])
     experiment = dataclasses.replace(
         EXPERIMENTS["S7/s7"], name="S7/mine", model="mine", reference_accuracy=None
     )
-    settings = Settings(ONE_EPOCH, "digits", output_dir=tmp_path)
-    first = run_experiment(experiment, digits, settings)
-    again = run_experiment(experiment, digits, settings)
+    settings = Settings(ONE_EPOCH, "sample", output_dir=tmp_path)
+    first = run_experiment(experiment, sample, settings)
+    again = run_experiment(experiment, sample, settings)
     assert "Nothing left to train after epoch 1 of 1" in capsys.readouterr().out
     assert again.history.epochs == first.history.epochs
-    reused = results.load_result(first.folder, digits)
+    reused = results.load_result(first.folder, sample)
     assert reused.logits.tolist() == again.logits.tolist()
     assert reused.metrics["test_accuracy"] == first.metrics["test_accuracy"]
 
@@ -184,13 +184,13 @@ def test_weights_that_would_not_be_trained_are_refused(model_class, shape):
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_table_that_fails_is_reported_before_training_and_all_else_is_saved(
-    digits, tmp_path, monkeypatch, capsys
+    sample, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setitem(MODELS, "mine", STYLES["receptive field not known"])
     experiment = dataclasses.replace(
         EXPERIMENTS["S7/s7"], name="S7/mine", model="mine", reference_accuracy=None
     )
-    result = run_experiment(experiment, digits, Settings(ONE_EPOCH, "digits", output_dir=tmp_path))
+    result = run_experiment(experiment, sample, Settings(ONE_EPOCH, "sample", output_dir=tmp_path))
     lines = capsys.readouterr().out.splitlines()
     missing = [line for line in lines if "no receptive_field.csv: NotUnderstoodError" in line]
     assert lines.index(missing[0]) < next(i for i, x in enumerate(lines) if x.startswith("epoch"))
@@ -337,13 +337,13 @@ def test_a_file_does_not_change_the_state_for_the_next_file(change, tmp_path, mo
 
 
 def test_an_experiment_that_cannot_be_saved_is_refused_before_training(
-    digits, tmp_path, monkeypatch
+    sample, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("helpers.experiments.fit", None)  # fails if training starts
-    settings = Settings(ONE_EPOCH, "digits", output_dir=tmp_path)
+    settings = Settings(ONE_EPOCH, "sample", output_dir=tmp_path)
     experiment = EXPERIMENTS["S7/s7"]
     with pytest.raises(ValueError, match="notebook=Mine is unknown"):
-        run_experiment(dataclasses.replace(experiment, name="Mine/wide"), digits, settings)
+        run_experiment(dataclasses.replace(experiment, name="Mine/wide"), sample, settings)
     torchvision_transform = transforms.Compose([transforms.RandomHorizontalFlip()])
     for transform in (
         None,
@@ -353,7 +353,7 @@ def test_an_experiment_that_cannot_be_saved_is_refused_before_training(
     ):
         with pytest.raises(TypeError, match=r"must be an albumentations.Compose\(\[...\]\), not "):
             changed = dataclasses.replace(experiment, transform=lambda _, t=transform: t)
-            run_experiment(changed, digits, settings)
+            run_experiment(changed, sample, settings)
 
 
 def test_no_model_is_channels_last_on_mps(monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 
 from helpers import colab, notebook_runner
 from helpers.config import FULL, QUICK, ROOT, SMOKE, Settings
-from helpers.data import load_digits
+from helpers.data import load_sample
 
 
 @pytest.fixture
@@ -40,11 +40,11 @@ def test_the_notebooks_are_those_of_the_series():
 
 def test_a_short_run_leaves_the_notebook_alone_and_saves_a_copy(root, capsys):
     before = write_notebook(root, PRINTING)
-    folder = notebook_runner.run_notebook("N", Settings(SMOKE, "digits", output_dir=root))
-    assert folder == root / "results" / "_smoke-digits"
+    folder = notebook_runner.run_notebook("N", Settings(SMOKE, "sample", output_dir=root))
+    assert folder == root / "results" / "_smoke-sample"
     assert (root / "notebooks" / "N.ipynb").read_bytes() == before
     [cell] = nbformat.read(folder / "N.ipynb", as_version=4).cells
-    assert [output.text for output in cell.outputs] == ["smoke\ndigits\n"]
+    assert [output.text for output in cell.outputs] == ["smoke\nsample\n"]
     assert cell.execution_count == 1
     assert "papermill" not in cell.metadata
 
@@ -66,7 +66,7 @@ def test_a_full_run_replaces_the_notebook_only_if_it_ends_well(root):
 
 def test_a_notebook_gets_its_time_budget_and_runs_in_its_folder(root):
     write_notebook(root, "import os\nprint(os.environ['QUICK_SECONDS'])\nprint(os.getcwd())")
-    folder = notebook_runner.run_notebook("N", Settings(QUICK, "digits", output_dir=root))
+    folder = notebook_runner.run_notebook("N", Settings(QUICK, "sample", output_dir=root))
     [cell] = nbformat.read(folder / "N.ipynb", as_version=4).cells
     assert cell.outputs[0].text == f"{QUICK.seconds}\n{root / 'notebooks'}\n"
 
@@ -74,7 +74,7 @@ def test_a_notebook_gets_its_time_budget_and_runs_in_its_folder(root):
 def test_a_cell_that_prints_nothing_for_long_is_reported_as_running(root, monkeypatch, capfd):
     monkeypatch.setattr(notebook_runner, "HEARTBEAT_SECONDS", 0.5)
     write_notebook(root, "import time\ntime.sleep(2)")
-    notebook_runner.run_notebook("N", Settings(SMOKE, "digits", output_dir=root))
+    notebook_runner.run_notebook("N", Settings(SMOKE, "sample", output_dir=root))
     heartbeats = re.findall(r"^still running at \d\d:\d\d:\d\d$", capfd.readouterr().out, re.M)
     assert len(heartbeats) >= 3
     assert not logging.getLogger("papermill").filters
@@ -90,13 +90,13 @@ def test_a_cell_that_prints_needs_no_other_sign_of_life(root, monkeypatch, capfd
 
 
 def test_setup_twice_prints_the_same(capsys, monkeypatch):
-    monkeypatch.setenv("DATASET", "digits")
+    monkeypatch.setenv("DATASET", "sample")
     outputs = []
     for _ in range(2):
         settings = colab.setup("smoke")
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
-    assert "profile: smoke  data: digits  seed: 0" in outputs[0]
+    assert "profile: smoke  data: sample  seed: 0" in outputs[0]
     assert settings.output_dir == ROOT
 
 
@@ -127,7 +127,7 @@ def test_in_colab_results_can_be_on_drive_and_come_as_a_zip(root, monkeypatch, t
     monkeypatch.setattr(colab, "_install_missing", lambda: None)
     settings = colab.setup("smoke", keep_on_drive=True)
     assert calls == ["/content/drive"]
-    for folder in (settings.results_dir("digits"), settings.checkpoint_dir("digits")):
+    for folder in (settings.results_dir("sample"), settings.checkpoint_dir("sample")):
         assert str(folder).startswith("/content/drive/MyDrive/")
     archives = []
 
@@ -136,6 +136,6 @@ def test_in_colab_results_can_be_on_drive_and_come_as_a_zip(root, monkeypatch, t
         return "/content/N.zip"
 
     monkeypatch.setattr("shutil.make_archive", make_archive)
-    colab.download_results(Settings(SMOKE, "digits", output_dir=root), load_digits(), "N")
+    colab.download_results(Settings(SMOKE, "sample", output_dir=root), load_sample(), "N")
     assert calls[-1] == "/content/N.zip"
-    assert archives[0][2] == root / "results" / "_smoke-digits" / "N"
+    assert archives[0][2] == root / "results" / "_smoke-sample" / "N"

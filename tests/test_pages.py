@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from helpers import experiments, inspection, lr_finder, models, plotting
 from helpers.config import FULL, ROOT, SMOKE, Settings
-from helpers.data import load_digits
+from helpers.data import load_sample
 from helpers.experiments import EXPERIMENTS
 from helpers.grad_cam import grad_cam
 from helpers.optim import scale_to_profile
@@ -62,8 +62,8 @@ def shown(name):
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return load_digits().subset(512)
+def sample():
+    return load_sample().subset(512, 360)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -125,18 +125,18 @@ def test_every_figure_among_the_results_is_on_the_page(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_model_of_ones_own_is_not_tested_on_the_test_images(name, digits, monkeypatch):
+def test_a_model_of_ones_own_is_not_tested_on_the_test_images(name, sample, monkeypatch):
     monkeypatch.setattr(models, "MODELS", {**models.MODELS})
     monkeypatch.setattr(experiments, "MODELS", models.MODELS)
     monkeypatch.setattr(experiments, "run_experiment", lambda *arguments: arguments)
-    scope = {"Mine": nn.Identity, "data": digits, "settings": Settings(FULL)}
+    scope = {"Mine": nn.Identity, "data": sample, "settings": Settings(FULL)}
     scope["try_model"] = experiments.try_model
     exec(code(name, "try_model(Mine, "), scope)
     experiment, data, settings = scope["result_mine"]
     assert experiment.name == f"{name}/mine"
     assert (data.split, settings.profile.epochs) == ("validation", 2)
     assert not {image.tobytes() for image in data.test_images} & {
-        image.tobytes() for image in digits.test_images
+        image.tobytes() for image in sample.test_images
     }
     [cell] = [cell for cell in read(name).cells if cell.id.endswith("-own-7")]
     saved, mine = cell.outputs[0]["data"]["text/plain"].splitlines()[-2:]
@@ -195,26 +195,26 @@ def test_there_is_one_table_of_our_models_requirements(name):
     assert sum("requirements." in source for source in cells) == 1
 
 
-def test_grad_cam_by_hand_is_the_librarys(digits):
+def test_grad_cam_by_hand_is_the_librarys(sample):
     source = code("ResNet18_GradCAM", "def grad_cam_by_hand")
     assert len(source.splitlines()) <= 16
     scope = {"F": F, "nn": nn, "torch": torch}
     exec(source, scope)
     torch.manual_seed(0)
-    model, image = models.get_model("compact").eval(), digits.test_images[:1]
+    model, image = models.get_model("compact").eval(), sample.test_images[:1]
     model.fc.weight.data *= 1_000  # beside such gradients the library's epsilon is nothing
-    inputs = digits.normalize(torch.from_numpy(image).permute(0, 3, 1, 2))
+    inputs = sample.normalize(torch.from_numpy(image).permute(0, 3, 1, 2))
     for label in (0, 7):
         by_hand = scope["grad_cam_by_hand"](model, "block4", inputs, label)
-        library = grad_cam(model, "block4", image, np.array([label]), digits)[0]
+        library = grad_cam(model, "block4", image, np.array([label]), sample)[0]
         assert library.max() > 0.9
         assert np.allclose(by_hand, library, atol=1e-5)
     assert not any(m._forward_hooks for m in model.modules())
 
 
 @pytest.mark.slow
-def test_the_page_on_grad_cam_runs_for_a_model_that_makes_no_mistakes(digits, tmp_path, capsys):
-    data = digits.subset(4, 4)
+def test_the_page_on_grad_cam_runs_for_a_model_that_makes_no_mistakes(sample, tmp_path, capsys):
+    data = sample.subset(4, 4)
     logits = 10 * np.eye(10, dtype=np.float32)[data.test_labels]
     results = {
         name: Result(tmp_path, models.get_model(name).eval(), None, {"net": name}, logits, name)
@@ -233,7 +233,7 @@ def test_the_page_on_grad_cam_runs_for_a_model_that_makes_no_mistakes(digits, tm
     assert "largest difference from the grad-cam library: 0.0" in capsys.readouterr().out
 
 
-def test_the_loop_on_the_page_is_short_and_learns(digits, capsys, monkeypatch):
+def test_the_loop_on_the_page_is_short_and_learns(sample, capsys, monkeypatch):
     source = code("S7", "loss.backward()")
     assert len(source.splitlines()) <= 15
     tiny = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
@@ -244,7 +244,7 @@ def test_the_loop_on_the_page_is_short_and_learns(digits, capsys, monkeypatch):
         "torch": torch,
         "models": models,
         "EXPERIMENTS": EXPERIMENTS,
-        "data": digits,
+        "data": sample,
         "settings": Settings(SMOKE),
     }
     for _ in range(3):  # three epochs of it
@@ -255,11 +255,11 @@ def test_the_loop_on_the_page_is_short_and_learns(digits, capsys, monkeypatch):
     assert "(../helpers/training.py)" in prose("S7")
 
 
-def test_the_loop_on_the_page_counts_only_images_that_are_there(digits, capsys):
+def test_the_loop_on_the_page_counts_only_images_that_are_there(sample, capsys):
     scope = {"F": F, "np": np, "torch": torch, "models": models, "EXPERIMENTS": EXPERIMENTS}
     exec(
         code("S7", "loss.backward()"),
-        {**scope, "data": digits.subset(32), "settings": Settings(SMOKE)},
+        {**scope, "data": sample.subset(32), "settings": Settings(SMOKE)},
     )
     assert re.findall(r"([\d,]+) images seen", capsys.readouterr().out) == ["32"]
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from helpers import plotting
 from helpers.config import ROOT
-from helpers.data import load_digits
+from helpers.data import load_sample
 from helpers.inspection import layer_cost_percentages
 from helpers.models import get_model
 from helpers.results import Result
@@ -24,7 +24,7 @@ BLOCKS = ("block1", "block2", "block3", "block4")
 
 @pytest.fixture(scope="module")
 def data():
-    return load_digits().subset(200, 40)
+    return load_sample().subset(200, 40)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def model():
 
 def make_result(logits=None, model=None, **metrics):
     history = History([], [], [])
-    metrics = {"net": "s7", "dataset": "digits"} | metrics
-    return Result(None, model, history, metrics, logits, "s7 on digits")
+    metrics = {"net": "s7", "dataset": "sample"} | metrics
+    return Result(None, model, history, metrics, logits, "s7 on sample")
 
 
 def logits_for(predicted, scale=10.0):
@@ -156,7 +156,7 @@ def test_history_shows_learning_rates_and_accuracies_over_the_same_epochs():
     assert [list(line.get_ydata()) for line in accuracy.lines] == [[10, 20, 30], [9, 18, 27]]
     assert [list(line.get_ydata()) for line in loss.lines] == [[2, 1, 2 / 3], [3, 1.5, 1]]
     assert accuracy.get_shared_x_axes().joined(accuracy, lr)
-    assert figure.get_suptitle() == "Training: s7 on digits"
+    assert figure.get_suptitle() == "Training: s7 on sample"
 
 
 def calibration_error(labels, logits):
@@ -198,7 +198,7 @@ def test_calibration_counts_the_border_of_a_bin_and_full_confidence(data):
     figure = plotting.plot_calibration(make_result(logits), data_with(labels, data))
     # Fully confident: always correct. Confidence one half: half of them correct.
     assert figure.get_suptitle() == (
-        "Calibration: s7 on digits\n"
+        "Calibration: s7 on sample\n"
         "mean confidence 75.0 %, accuracy 75.0 %\nexpected calibration error 0.000"
     )
 
@@ -260,7 +260,7 @@ def test_without_mistakes_the_figures_say_so(data):
     [text] = figure.axes[0].texts
     assert text.get_text() == "No mistakes: all 40 test images are classified correctly."
     matrix = render(plotting.plot_confusion_matrix(result, data))
-    assert matrix.get_suptitle() == "Confusion matrix: s7 on digits\nno mistakes"
+    assert matrix.get_suptitle() == "Confusion matrix: s7 on sample\nno mistakes"
     render(plotting.plot_calibration(result, data))
     render(plotting.plot_predictions(result, data))
 
@@ -272,8 +272,8 @@ def test_class_accuracies_of_two_runs_are_side_by_side():
     widths = [[bar.get_width() for bar in bars] for bars in figure.axes[0].containers]
     assert widths == [[80.0, 90.0], [85.0, 70.0]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["s7", "compact"]
-    assert figure.get_suptitle() == "Accuracy by class: digits"
-    assert plotting.plot_class_accuracy(first).get_suptitle() == "Accuracy by class: s7 on digits"
+    assert figure.get_suptitle() == "Accuracy by class: sample"
+    assert plotting.plot_class_accuracy(first).get_suptitle() == "Accuracy by class: s7 on sample"
 
 
 def test_confusion_matrix_has_the_true_classes_in_rows(data):
@@ -319,7 +319,7 @@ def test_effective_receptive_fields_are_those_of_100_test_images(model, monkeypa
         "effective_receptive_field",
         lambda model, module, images: inputs.append(images) or np.zeros((32, 32)),
     )
-    data = load_digits()
+    data = load_sample()
     plotting.plot_receptive_fields(make_result(model=model), data, ["block1"])
     [images] = inputs
     pixels = torch.from_numpy(data.test_images[:100]).permute(0, 3, 1, 2)

@@ -38,14 +38,14 @@ def test_a_notebooks_runs_share_the_time(cifar10, quick, monkeypatch, capsys):
     assert evaluation.test_accuracy(np.eye(10)[part.test_labels], part) == 100
 
 
-def test_digits_take_a_third_of_the_time_and_slow_machines_a_hundred_images(
+def test_sample_take_a_third_of_the_time_and_slow_machines_a_hundred_images(
     cifar10, quick, monkeypatch
 ):
     monkeypatch.setattr(quick_profile, "seconds_per_test_image", lambda *_: 0.02)
     assert (
         len(
             quick_profile.limit_to_time_budget(
-                replace(cifar10, dataset="digits"), quick, "S7"
+                replace(cifar10, dataset="sample"), quick, "S7"
             ).test_labels
         )
         == 550

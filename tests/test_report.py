@@ -188,14 +188,14 @@ class Mine(nn.Sequential):
 def student_root(tmp_path_factory):
     """The folder of a student who trained their own network, and one of the series."""
     root = tmp_path_factory.mktemp("student")
-    digits = data_module.load_digits().subset(200)
+    sample = data_module.load_sample().subset(200, 360)
     mine = dataclasses.replace(
         EXPERIMENTS["S9/compact"], name="S9/mine", model="mine", reference_accuracy=None
     )
     MODELS["mine"] = Mine
-    run_experiment(mine, digits, Settings(SMOKE, "digits", output_dir=root), seeds=2)
+    run_experiment(mine, sample, Settings(SMOKE, "sample", output_dir=root), seeds=2)
     del MODELS["mine"]
-    (root / "results" / "_smoke-digits").rename(root / "full")
+    (root / "results" / "_smoke-sample").rename(root / "full")
     shutil.rmtree(root / "results")
     (root / "full").rename(root / "results")
     shutil.copytree(

@@ -102,7 +102,7 @@ def test_a_good_s7_run_passes():
         {"device_type": "cpu"},
         {"test_accuracy": 79.99},
         {"test_images": 316},
-        {"dataset": "scikit-learn's digits, not CIFAR-10"},
+        {"dataset": "CIFAR-10 sample"},
     ],
 )
 def test_an_s7_run_that_misses_a_requirement_fails(change):
@@ -382,7 +382,7 @@ def test_exactly_the_required_accuracy_passes(notebook, text, accuracy):
     assert outcome(params=99_999)
     assert not outcome(test_accuracy=accuracy - 0.01)
     assert not outcome(test_images=9_999)
-    assert not outcome(dataset="digits")
+    assert not outcome(dataset="sample")
     assert outcome(params=100_000) == ("100,000" not in text)
 
 

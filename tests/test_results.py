@@ -44,21 +44,21 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    return Settings(SMOKE, "digits", output_dir=tmp_path_factory.mktemp("output"))
+    return Settings(SMOKE, "sample", output_dir=tmp_path_factory.mktemp("output"))
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return data_module.load_digits().subset(200)
+def sample():
+    return data_module.load_sample().subset(200, 360)
 
 
 @pytest.fixture(scope="module")
-def result(settings, digits):
-    return run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, settings, seeds=2)
+def result(settings, sample):
+    return run_experiment(EXPERIMENTS["S7/s7_dropout"], sample, settings, seeds=2)
 
 
 def test_all_files_and_metrics_are_there(result, settings):
-    assert result.folder == settings.output_dir / "results" / "_smoke-digits" / "S7" / "s7_dropout"
+    assert result.folder == settings.output_dir / "results" / "_smoke-sample" / "S7" / "s7_dropout"
     assert {path.name for path in result.folder.iterdir()} == FILES
     metrics = json.loads((result.folder / "metrics.json").read_text())
     assert metrics.keys() >= KEYS
@@ -69,21 +69,21 @@ def test_all_files_and_metrics_are_there(result, settings):
     assert log.count("\n") == metrics["epochs"] == len(pd.read_csv(result.folder / "history.csv"))
 
 
-def test_the_accuracy_is_that_of_the_weights_on_disk_in_float32(result, digits):
+def test_the_accuracy_is_that_of_the_weights_on_disk_in_float32(result, sample):
     model = get_model("s7_dropout")
     model.load_state_dict(load_file(result.folder / "model.safetensors"))
     model.eval()
-    images = digits.normalize(torch.from_numpy(digits.test_images).permute(0, 3, 1, 2))
+    images = sample.normalize(torch.from_numpy(sample.test_images).permute(0, 3, 1, 2))
     with torch.inference_mode():
-        is_correct = model(images).argmax(1).numpy() == digits.test_labels
+        is_correct = model(images).argmax(1).numpy() == sample.test_labels
     assert result.metrics["test_accuracy"] == pytest.approx(100 * is_correct.mean(), abs=1e-9)
     class_accuracy = result.metrics["class_accuracy"]
-    assert class_accuracy["3"] == pytest.approx(100 * is_correct[digits.test_labels == 3].mean())
+    assert class_accuracy["3"] == pytest.approx(100 * is_correct[sample.test_labels == 3].mean())
 
 
-def test_a_class_without_test_images_has_no_accuracy(digits):
+def test_a_class_without_test_images_has_no_accuracy(sample):
     few = dataclasses.replace(
-        digits, test_images=digits.test_images[:3], test_labels=np.array([4, 7, 4])
+        sample, test_images=sample.test_images[:3], test_labels=np.array([4, 7, 4])
     )
     logits = np.eye(10)[[4, 7, 5]]
     assert evaluation.per_class_accuracy(logits, few) == {"4": 50, "7": 100}
@@ -122,11 +122,11 @@ def test_all_seeds_are_recorded_and_the_weights_are_those_of_the_first(result):
     assert result.metrics["test_accuracy_std"] == pytest.approx(np.std(accuracies, ddof=1))
 
 
-def test_reuse_loads_the_run_without_training(result, digits, capsys, monkeypatch, tmp_path):
+def test_reuse_loads_the_run_without_training(result, sample, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("helpers.experiments.fit", None)
     shutil.copytree(result.folder, tmp_path / "results" / "S7" / "s7_dropout")
-    reusing = Settings(SMOKE, "digits", reuse=True, output_dir=tmp_path)
-    again = run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, reusing)
+    reusing = Settings(SMOKE, "sample", reuse=True, output_dir=tmp_path)
+    again = run_experiment(EXPERIMENTS["S7/s7_dropout"], sample, reusing)
     assert again.metrics == result.metrics
     epochs = [pd.DataFrame(run.history.epochs) for run in (again, result)]
     pd.testing.assert_frame_equal(*epochs, rtol=1e-12)
@@ -138,36 +138,36 @@ def test_reuse_loads_the_run_without_training(result, digits, capsys, monkeypatc
     printed = capsys.readouterr().out
     assert "trained on" in printed
     assert (result.folder / "log.txt").read_text() in printed
-    assert "_smoke-digits" in str(again.folder), "new figures must not replace the saved ones"
+    assert "_smoke-sample" in str(again.folder), "new figures must not replace the saved ones"
 
 
 def test_reuse_finds_the_run_if_the_users_folder_has_figures_only(
-    result, digits, tmp_path, monkeypatch
+    result, sample, tmp_path, monkeypatch
 ):
     """As on Drive, where the first notebook with REUSE=1 saved only its figures."""
     shutil.copytree(result.folder, tmp_path / "project" / "results" / "S7" / "s7_dropout")
     monkeypatch.setattr("helpers.experiments.ROOT", tmp_path / "project")
     (tmp_path / "drive" / "results" / "S7" / "s7_dropout").mkdir(parents=True)
-    reusing = Settings(SMOKE, "digits", reuse=True, output_dir=tmp_path / "drive")
-    assert run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, reusing).metrics == result.metrics
+    reusing = Settings(SMOKE, "sample", reuse=True, output_dir=tmp_path / "drive")
+    assert run_experiment(EXPERIMENTS["S7/s7_dropout"], sample, reusing).metrics == result.metrics
 
 
-def test_reuse_of_a_run_on_other_data_is_a_clear_error(result, digits, tmp_path):
+def test_reuse_of_a_run_on_other_data_is_a_clear_error(result, sample, tmp_path):
     shutil.copytree(result.folder, tmp_path / "results" / "S7" / "s7_dropout")
-    reusing = Settings(SMOKE, "digits", reuse=True, output_dir=tmp_path)
-    other = dataclasses.replace(digits, name="CIFAR-10")
-    with pytest.raises(ValueError, match=r"digits.*the data here is CIFAR-10: take"):
+    reusing = Settings(SMOKE, "sample", reuse=True, output_dir=tmp_path)
+    other = dataclasses.replace(sample, name="CIFAR-10")
+    with pytest.raises(ValueError, match=r"sample.*the data here is CIFAR-10: take"):
         run_experiment(EXPERIMENTS["S7/s7_dropout"], other, reusing)
 
 
-def test_reuse_of_nothing_is_a_clear_error(tmp_path, digits):
-    reusing = Settings(SMOKE, "digits", reuse=True, output_dir=tmp_path)
+def test_reuse_of_nothing_is_a_clear_error(tmp_path, sample):
+    reusing = Settings(SMOKE, "sample", reuse=True, output_dir=tmp_path)
     experiment = dataclasses.replace(EXPERIMENTS["S7/s7"], name="S7/never_trained")
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors.*REUSE=0"):
-        run_experiment(experiment, digits, reusing)
+        run_experiment(experiment, sample, reusing)
 
 
-def test_an_edited_forward_starts_a_new_training(tmp_path, digits, monkeypatch, capsys):
+def test_an_edited_forward_starts_a_new_training(tmp_path, sample, monkeypatch, capsys):
     class Mine(nn.Sequential):
         def __init__(self):
             super().__init__(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -182,7 +182,7 @@ def test_an_edited_forward_starts_a_new_training(tmp_path, digits, monkeypatch, 
     )
     for model_class, is_new in ((Mine, False), (Mine, False), (Edited, True)):
         monkeypatch.setitem(MODELS, "mine", model_class)
-        run_experiment(experiment, digits, Settings(SMOKE, "digits", output_dir=tmp_path))
+        run_experiment(experiment, sample, Settings(SMOKE, "sample", output_dir=tmp_path))
         assert ("another network" in capsys.readouterr().out) == is_new
 
 
@@ -304,9 +304,9 @@ def untrained(monkeypatch):
 
 
 @pytest.mark.parametrize("images", [9_999, 10_000])
-def test_the_published_accuracy_belongs_to_the_full_test_set(images, untrained, digits, tmp_path):
+def test_the_published_accuracy_belongs_to_the_full_test_set(images, untrained, sample, tmp_path):
     data = dataclasses.replace(
-        digits,
+        sample,
         dataset="cifar10",
         name="CIFAR-10",
         test_images=np.zeros((10_000, 32, 32, 3), np.uint8),
@@ -319,47 +319,47 @@ def test_the_published_accuracy_belongs_to_the_full_test_set(images, untrained, 
     assert metrics["dataset"] == data.title
 
 
-def test_prediction_leaves_the_mode_alone(digits):
+def test_prediction_leaves_the_mode_alone(sample):
     model = get_model("s7_dropout").train()
-    evaluation.predict(model, digits, digits.test_images[:20])
+    evaluation.predict(model, sample, sample.test_images[:20])
     assert model.training
-    assert len(evaluation.predict(model, digits, digits.test_images[:0])) == 0
+    assert len(evaluation.predict(model, sample, sample.test_images[:0])) == 0
     frozen = next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)).eval()
-    evaluation.predict(model, digits, digits.test_images[:20])
+    evaluation.predict(model, sample, sample.test_images[:20])
     assert model.training
     assert not frozen.training
 
 
-def test_prediction_is_in_float32(digits, monkeypatch):
+def test_prediction_is_in_float32(sample, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     allowed, model = [], get_model("s7_dropout")
     model.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
-    assert evaluation.predict(model, digits, digits.test_images[:20]).dtype == torch.float32
+    assert evaluation.predict(model, sample, sample.test_images[:20]).dtype == torch.float32
     assert allowed == [False]
     assert torch.backends.cudnn.allow_tf32, "training continues as before"
 
 
-def test_flip_tta_adds_the_mirror_images_logits(result, digits):
-    mirrored = np.ascontiguousarray(digits.test_images[:, :, ::-1])
-    summed = result.logits + evaluation.predict(result.model, digits, mirrored).numpy()
-    expected = 100 * np.mean(summed.argmax(1) == digits.test_labels)
+def test_flip_tta_adds_the_mirror_images_logits(result, sample):
+    mirrored = np.ascontiguousarray(sample.test_images[:, :, ::-1])
+    summed = result.logits + evaluation.predict(result.model, sample, mirrored).numpy()
+    expected = 100 * np.mean(summed.argmax(1) == sample.test_labels)
     assert result.metrics["test_accuracy_flip_tta"] == pytest.approx(expected, abs=1e-9)
 
 
-def test_an_image_is_mirrored_from_left_to_right(digits):
+def test_an_image_is_mirrored_from_left_to_right(sample):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-    measured, logits = evaluation.evaluate_model(model, digits)
+    measured, logits = evaluation.evaluate_model(model, sample)
 
     def accuracy(images):
-        other_logits = evaluation.predict(model, digits, np.ascontiguousarray(images)).numpy()
-        return 100 * np.mean((logits + other_logits).argmax(axis=1) == digits.test_labels)
+        other_logits = evaluation.predict(model, sample, np.ascontiguousarray(images)).numpy()
+        return 100 * np.mean((logits + other_logits).argmax(axis=1) == sample.test_labels)
 
-    images = digits.test_images
+    images = sample.test_images
     expected = accuracy(images[:, :, ::-1])
     assert expected not in (accuracy(images), accuracy(images[:, ::-1])), "they differ"
     assert measured["test_accuracy_flip_tta"] == pytest.approx(expected)
-    measured, _ = evaluation.evaluate_model(model, digits, tta=False)
+    measured, _ = evaluation.evaluate_model(model, sample, tta=False)
     assert "test_accuracy_flip_tta" not in measured
 
 
@@ -372,19 +372,19 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
-def test_a_run_that_is_finished_again_keeps_its_further_seeds(result, settings, digits, tmp_path):
+def test_a_run_that_is_finished_again_keeps_its_further_seeds(result, settings, sample, tmp_path):
     output_dir = shutil.copytree(settings.output_dir, tmp_path / "output")
     again = dataclasses.replace(settings, output_dir=output_dir)
-    metrics = run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, again).metrics
+    metrics = run_experiment(EXPERIMENTS["S7/s7_dropout"], sample, again).metrics
     assert metrics["seeds"] == result.metrics["seeds"]
     assert metrics["test_accuracy_mean"] == result.metrics["test_accuracy_mean"]
-    file = again.results_dir("digits") / "S7" / "s7_dropout" / "metrics.json"
+    file = again.results_dir("sample") / "S7" / "s7_dropout" / "metrics.json"
     file.write_text(json.dumps(metrics | {"weights_sha256": "another network's"}))
-    alone = run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, again).metrics
+    alone = run_experiment(EXPERIMENTS["S7/s7_dropout"], sample, again).metrics
     assert [entry["seed"] for entry in alone["seeds"]] == [0]
 
 
-def test_a_transform_has_the_same_fingerprint_whatever_the_addresses_of_its_functions(digits):
+def test_a_transform_has_the_same_fingerprint_whatever_the_addresses_of_its_functions(sample):
     def transform(mean):
         return A.Compose([A.Lambda(image=lambda image, **_: image, name="same")])
 
@@ -392,7 +392,7 @@ def test_a_transform_has_the_same_fingerprint_whatever_the_addresses_of_its_func
     transforms, fingerprints = [], []
     for _ in range(2):
         transforms.append(transform(None))  # so that addresses differ
-        fingerprints.append(experiment_fingerprint(experiment, 0, digits))
+        fingerprints.append(experiment_fingerprint(experiment, 0, sample))
     assert fingerprints[0] == fingerprints[1]
     assert str(transforms[0]) != str(transforms[1])
     on_windows = "<function f at 0x000001E0B8A0F4D0>"
@@ -463,12 +463,12 @@ def child(monkeypatch):
         "constant in training only", "function in training only", "method in training only",
     ],
 )  # fmt: skip
-def test_an_edit_anywhere_in_a_network_changes_its_fingerprint(edit, child, digits, monkeypatch):
-    before = experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits)
-    assert before == experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits)
+def test_an_edit_anywhere_in_a_network_changes_its_fingerprint(edit, child, sample, monkeypatch):
+    before = experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, sample)
+    assert before == experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, sample)
     for name, value in edit.items():
         monkeypatch.setattr(f"tests.test_results.{name}", value)
-    after = experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits)
+    after = experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, sample)
     assert [name for name in before if before[name] != after[name]] == ["network"]
 
 
@@ -501,55 +501,55 @@ def test_networks_of_equal_calls_and_shapes_differ_in_their_data_flow():
     assert len({*first}) == len(args)
 
 
-def test_a_network_stays_the_same_in_another_version_of_pytorch(digits, monkeypatch):
-    before = experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits)
+def test_a_network_stays_the_same_in_another_version_of_pytorch(sample, monkeypatch):
+    before = experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, sample)
     monkeypatch.setattr(nn.BatchNorm2d, "extra_repr", lambda self: "written otherwise")
     monkeypatch.setattr(nn.BatchNorm2d, "_check_input_dim", lambda self, x: x.ndim == 4)
-    assert before == experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits)
+    assert before == experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, sample)
 
 
-def test_a_network_that_draws_random_numbers_has_the_same_fingerprint(child, digits, monkeypatch):
+def test_a_network_that_draws_random_numbers_has_the_same_fingerprint(child, sample, monkeypatch):
     def forward(self, x):
         x = torch.rand(1).item() * np.random.rand() * nn.functional.dropout(x, random.random())
         return Base.forward(self, x)
 
     monkeypatch.setattr(Child, "forward", forward)
-    first = experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits)
+    first = experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, sample)
     random.random(), np.random.rand(), torch.rand(1)  # changes all random states
-    assert experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, digits) == first
+    assert experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, sample) == first
 
 
 @pytest.mark.parametrize("array", ["train_images", "train_labels", "test_images", "test_labels"])
-def test_corrected_data_is_other_data(array, digits):
-    values = getattr(digits, array).copy()
+def test_corrected_data_is_other_data(array, sample):
+    values = getattr(sample, array).copy()
     values.flat[[0, -1]] = values.flat[[-1, 0]]  # the same mean, the same number
     values.flat[0] += values.flat[0] == values.flat[-1]
-    corrected = dataclasses.replace(digits, **{array: values})
+    corrected = dataclasses.replace(sample, **{array: values})
     before, after = (
-        experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, data) for data in (digits, corrected)
+        experiment_fingerprint(EXPERIMENTS["S7/s7"], 0, data) for data in (sample, corrected)
     )
     assert [name for name in before if before[name] != after[name]] == ["data"]
 
 
-def test_a_transform_without_a_name_trains(digits, tmp_path):
+def test_a_transform_without_a_name_trains(sample, tmp_path):
     experiment = dataclasses.replace(
         EXPERIMENTS["S7/s7_dropout"],
         name="S7/partial",
         transform=partial(EXPERIMENTS["S7/s7"].transform),
     )
     metrics = run_experiment(
-        experiment, digits, Settings(SMOKE, "digits", output_dir=tmp_path)
+        experiment, sample, Settings(SMOKE, "sample", output_dir=tmp_path)
     ).metrics
     assert [name for name, _ in metrics["augmentation"]] == ["HorizontalFlip", "Pad", "RandomCrop"]
 
 
-def test_reuse_of_an_unknown_network_is_a_clear_error(result, digits, tmp_path):
+def test_reuse_of_an_unknown_network_is_a_clear_error(result, sample, tmp_path):
     folder = shutil.copytree(result.folder, tmp_path / "results" / "S7" / "s7_dropout")
     metrics = json.loads((folder / "metrics.json").read_text())
     (folder / "metrics.json").write_text(json.dumps(metrics | {"net": "mine"}))
-    reusing = Settings(SMOKE, "digits", reuse=True, output_dir=tmp_path)
+    reusing = Settings(SMOKE, "sample", reuse=True, output_dir=tmp_path)
     with pytest.raises(ValueError, match=r"^network=mine is unknown; it is one of s7"):
-        run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, reusing)
+        run_experiment(EXPERIMENTS["S7/s7_dropout"], sample, reusing)
 
 
 def test_missing_metrics_are_named_with_what_to_do(tmp_path):
@@ -557,27 +557,27 @@ def test_missing_metrics_are_named_with_what_to_do(tmp_path):
         results.read_metrics(tmp_path)
 
 
-def test_a_fingerprint_leaves_the_random_states_as_they_are(digits):
+def test_a_fingerprint_leaves_the_random_states_as_they_are(sample):
     def states():
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
     before = states()
-    experiment_fingerprint(EXPERIMENTS["S7/s7"], 3, digits)
+    experiment_fingerprint(EXPERIMENTS["S7/s7"], 3, sample)
     assert states() == before
 
 
-def test_a_fingerprint_names_what_a_run_depends_on(digits):
+def test_a_fingerprint_names_what_a_run_depends_on(sample):
     experiment = EXPERIMENTS["S7/s7"]
-    before = experiment_fingerprint(experiment, 0, digits)
+    before = experiment_fingerprint(experiment, 0, sample)
     assert before["processes"] == 1
     config = dataclasses.replace(experiment.config, max_lr=0.3)
     others = {
-        "run": (dataclasses.replace(experiment, name="S7/other"), 0, digits),
-        "seed": (experiment, 1, digits),
-        "transform": (dataclasses.replace(experiment, transform=crop_cutout), 0, digits),
-        "recipe": (dataclasses.replace(experiment, config=config), 0, digits),
-        "data": (experiment, 0, dataclasses.replace(digits, name="CIFAR-10")),
-        "network": (dataclasses.replace(experiment, model="s9"), 0, digits),
+        "run": (dataclasses.replace(experiment, name="S7/other"), 0, sample),
+        "seed": (experiment, 1, sample),
+        "transform": (dataclasses.replace(experiment, transform=crop_cutout), 0, sample),
+        "recipe": (dataclasses.replace(experiment, config=config), 0, sample),
+        "data": (experiment, 0, dataclasses.replace(sample, name="CIFAR-10")),
+        "network": (dataclasses.replace(experiment, model="s9"), 0, sample),
     }
     for name, args in others.items():
         after = experiment_fingerprint(*args)
@@ -592,10 +592,10 @@ def test_an_equal_full_profile_is_full(tmp_path):
     assert not Settings(Profile("full", epochs=5), output_dir=tmp_path).is_full
 
 
-def test_the_metrics_describe_the_data_the_device_and_the_schedule(untrained, digits, tmp_path):
-    settings = Settings(SMOKE, "digits", seed=4, output_dir=tmp_path)
+def test_the_metrics_describe_the_data_the_device_and_the_schedule(untrained, sample, tmp_path):
+    settings = Settings(SMOKE, "sample", seed=4, output_dir=tmp_path)
     experiment = EXPERIMENTS["S7/s7_dropout"]
-    result = run_experiment(experiment, digits, settings, seeds=3)
+    result = run_experiment(experiment, sample, settings, seeds=3)
     metrics = result.metrics
     assert [seed for seed, _, _ in untrained] == [4, 5, 6]
     assert metrics["seed"] == 4
@@ -613,7 +613,7 @@ def test_the_metrics_describe_the_data_the_device_and_the_schedule(untrained, di
     assert metrics["images_per_second"] == 200
     assert metrics["steps"] == 6
     assert metrics["peak_epoch"] == 1  # the second of two steps per epoch
-    assert metrics["channel_means"] == digits.mean.tolist()
+    assert metrics["channel_means"] == sample.mean.tolist()
     assert metrics["published_test_accuracy"] is None
     config = scale_to_profile(experiment.config, SMOKE, 200)
     assert metrics["recipe"] == {**dataclasses.asdict(config), "transform": "flip_shift"}
@@ -622,32 +622,32 @@ def test_the_metrics_describe_the_data_the_device_and_the_schedule(untrained, di
     lrs = pd.read_csv(result.folder / "learning_rate.csv")
     assert lrs["step"].tolist() == list(range(6))
     assert lrs["learning_rate"].tolist() == result.history.lrs
-    assert result.title == f"s7_dropout on {digits.title}"
+    assert result.title == f"s7_dropout on {sample.title}"
 
 
-def test_a_larger_batch_is_another_run_with_a_higher_learning_rate(untrained, digits, tmp_path):
-    settings = Settings(SMOKE, "digits", output_dir=tmp_path)
+def test_a_larger_batch_is_another_run_with_a_higher_learning_rate(untrained, sample, tmp_path):
+    settings = Settings(SMOKE, "sample", output_dir=tmp_path)
     experiment = EXPERIMENTS["S7/s7_dropout"]
-    result = run_experiment(experiment, digits, settings, batch_size_scale=4)
-    assert result.folder == settings.results_dir("digits") / "S7" / "s7_dropout_x4"
+    result = run_experiment(experiment, sample, settings, batch_size_scale=4)
+    assert result.folder == settings.results_dir("sample") / "S7" / "s7_dropout_x4"
     config = scale_to_profile(experiment.config, SMOKE, 200)
     [(_, trained, options)] = untrained
     assert (trained.batch_size, trained.max_lr) == (4 * config.batch_size, 4 * config.max_lr)
     assert trained == dataclasses.replace(
         config, batch_size=trained.batch_size, max_lr=trained.max_lr
     )
-    checkpoints = settings.checkpoint_dir("digits")
+    checkpoints = settings.checkpoint_dir("sample")
     assert options["checkpoint"].files[0] == checkpoints / "S7" / "s7_dropout_x4" / "seed-0.pt"
     reusing = dataclasses.replace(settings, reuse=True)
     with pytest.raises(FileNotFoundError, match="s7_dropout_x4"):
-        run_experiment(experiment, digits, reusing, batch_size_scale=4)
+        run_experiment(experiment, sample, reusing, batch_size_scale=4)
 
 
-def test_only_the_main_process_writes_files(untrained, digits, tmp_path, monkeypatch):
+def test_only_the_main_process_writes_files(untrained, sample, tmp_path, monkeypatch):
     state = type(device.distributed_state())
     monkeypatch.setattr(state, "is_main_process", False)
-    settings = Settings(SMOKE, "digits", output_dir=tmp_path)
-    result = run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, settings)
+    settings = Settings(SMOKE, "sample", output_dir=tmp_path)
+    result = run_experiment(EXPERIMENTS["S7/s7_dropout"], sample, settings)
     assert not result.folder.exists()
 
 
@@ -661,11 +661,11 @@ def test_only_the_main_process_writes_files(untrained, digits, tmp_path, monkeyp
     ],
 )
 def test_a_wrong_experiment_is_named_before_training(
-    change, error, message, untrained, digits, tmp_path
+    change, error, message, untrained, sample, tmp_path
 ):
     experiment = dataclasses.replace(EXPERIMENTS["S7/s7"], **change)
     with pytest.raises(error, match=message):
-        run_experiment(experiment, digits, Settings(SMOKE, "digits", output_dir=tmp_path))
+        run_experiment(experiment, sample, Settings(SMOKE, "sample", output_dir=tmp_path))
     assert not untrained
 
 
@@ -705,19 +705,19 @@ def test_the_statistics_of_seeds_are_mean_and_sample_deviation(hits):
         ("learning_rate.csv", "s7_dropout is damaged"),
     ],
 )
-def test_damaged_files_are_named(name, message, result, digits, tmp_path):
+def test_damaged_files_are_named(name, message, result, sample, tmp_path):
     folder = shutil.copytree(result.folder, tmp_path / "s7_dropout")
     (folder / name).write_bytes((folder / name).read_bytes()[:40] + b"\xff")
     with pytest.raises(ValueError, match=rf"{message}.*: train the run again"):
-        results.load_result(folder, digits)
+        results.load_result(folder, sample)
 
 
 @pytest.mark.parametrize("name", results.RESULT_FILES)
-def test_a_missing_file_is_named(name, result, digits, tmp_path):
+def test_a_missing_file_is_named(name, result, sample, tmp_path):
     folder = shutil.copytree(result.folder, tmp_path / "s7_dropout")
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=rf"has no {re.escape(name)}: train it first"):
-        results.load_result(folder, digits)
+        results.load_result(folder, sample)
 
 
 def make_result(net, accuracies, **metrics):
@@ -823,15 +823,15 @@ class Small(nn.Module):
         return self.fc(self.dropout(self.conv(x).relu()).mean((2, 3)))
 
 
-def test_a_model_of_your_own_trains_on_held_out_images(digits, tmp_path, monkeypatch):
+def test_a_model_of_your_own_trains_on_held_out_images(sample, tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, "mine", None)  # removed again after the test
-    settings = Settings(SMOKE, "digits", reuse=True, output_dir=tmp_path)
-    result = experiments.try_model(Small, "S10/s10", digits, settings, max_lr=0.01, batch_size=8)
+    settings = Settings(SMOKE, "sample", reuse=True, output_dir=tmp_path)
+    result = experiments.try_model(Small, "S10/s10", sample, settings, max_lr=0.01, batch_size=8)
     assert isinstance(result.model, Small)
     metrics = result.metrics
     assert metrics["recipe"]["dropout"] is None, "the network's own dropout, not the experiment's"
-    assert result.folder == tmp_path / "results" / "_smoke-digits-validation" / "S10" / "mine"
-    assert metrics["dataset"] == f"{digits.name} (validation split)"
+    assert result.folder == tmp_path / "results" / "_smoke-sample-validation" / "S10" / "mine"
+    assert metrics["dataset"] == f"{sample.name} (validation split)"
     assert (metrics["train_images"], metrics["test_images"]) == (180, 20)
     assert (metrics["max_lr"], metrics["batch_size"], metrics["epochs"]) == (0.01, 8, 2)
     assert metrics["optimizer"] == "AdamW"
@@ -840,13 +840,13 @@ def test_a_model_of_your_own_trains_on_held_out_images(digits, tmp_path, monkeyp
     assert len(result.logits) == 20
 
 
-def test_a_trial_has_two_epochs_of_at_most_ten_thousand_images(untrained, digits, monkeypatch):
+def test_a_trial_has_two_epochs_of_at_most_ten_thousand_images(untrained, sample, monkeypatch):
     calls = []
     monkeypatch.setitem(MODELS, "mine", None)
     monkeypatch.setattr(experiments, "run_experiment", lambda *args: calls.append(args))
     images = np.zeros((12_000, 32, 32, 3), np.uint8)
     labels = np.zeros(12_000, np.int64)
-    data = dataclasses.replace(digits, train_images=images, train_labels=labels)
+    data = dataclasses.replace(sample, train_images=images, train_labels=labels)
     experiments.try_model(Small, "S10/s10", data, Settings(FULL, "cifar10"), dropout=0.5)
     [(experiment, data, settings)] = calls
     assert (len(data.train_labels), len(data.test_labels)) == (10_000, 1_200)
@@ -858,30 +858,30 @@ def test_a_trial_has_two_epochs_of_at_most_ten_thousand_images(untrained, digits
 
 
 @pytest.mark.parametrize("lines", [0, 1])
-def test_a_history_that_was_cut_is_damaged(result, digits, tmp_path, lines):
+def test_a_history_that_was_cut_is_damaged(result, sample, tmp_path, lines):
     folder = tmp_path / "copy"
     shutil.copytree(result.folder, folder)
     history = folder / "history.csv"
     history.write_text("".join(history.read_text().splitlines(keepends=True)[: 1 + lines]))
     with pytest.raises(CorruptFileError, match=rf"history.csv has {lines} epochs, expected 2"):
-        results.load_result(folder, digits)
+        results.load_result(folder, sample)
 
 
-def test_short_runs_are_compared_epoch_by_epoch(digits, tmp_path, monkeypatch, capsys):
+def test_short_runs_are_compared_epoch_by_epoch(sample, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(MODELS, "small", Small)
     small = dataclasses.replace(
         EXPERIMENTS["S10/s10"], name="S10/small", model="small", find_lr=True
     )
     config = dataclasses.replace(small.config, optimizer="SGD", max_lr=0.1)
     sgd = dataclasses.replace(small, config=config)  # of the same name
-    settings = Settings(SMOKE, "digits", output_dir=tmp_path)
-    data = digits.subset(64, 30)
+    settings = Settings(SMOKE, "sample", output_dir=tmp_path)
+    data = sample.subset(64, 30)
     table = experiments.run_short(data, settings, adamw=small, sgd=sgd)
     assert list(table) == ["adamw", "sgd"]
     assert table.index.to_list() == [1, 2]
     assert table.index.name == "epoch"
     for column in table:
-        folder = settings.results_dir("digits") / "S10" / column
+        folder = settings.results_dir("sample") / "S10" / column
         assert {path.name for path in folder.iterdir()} == FILES, "no search for a learning rate"
         history = pd.read_csv(folder / "history.csv")
         assert table[column].to_list() == history["test_accuracy"].round(2).to_list()

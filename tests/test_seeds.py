@@ -17,7 +17,7 @@ NAME = "S7/s7_dropout"
 @pytest.fixture(scope="module")
 def trained_dir(tmp_path_factory):
     """The output folder of a run with one seed."""
-    settings = Settings(SMOKE, "digits", output_dir=tmp_path_factory.mktemp("output"))
+    settings = Settings(SMOKE, "sample", output_dir=tmp_path_factory.mktemp("output"))
     experiments.run_experiment(EXPERIMENTS[NAME], data.load_data(settings), settings)
     return settings.output_dir
 
@@ -25,11 +25,11 @@ def trained_dir(tmp_path_factory):
 @pytest.fixture
 def settings(trained_dir, tmp_path):
     shutil.copytree(trained_dir / "results", tmp_path / "results")
-    return Settings(SMOKE, "digits", output_dir=tmp_path)
+    return Settings(SMOKE, "sample", output_dir=tmp_path)
 
 
 def metrics_file(settings):
-    return settings.results_dir("digits") / NAME / "metrics.json"
+    return settings.results_dir("sample") / NAME / "metrics.json"
 
 
 def read_metrics(settings):
@@ -38,7 +38,7 @@ def read_metrics(settings):
 
 def test_missing_seeds_are_trained_once_and_averaged(settings, tmp_path, monkeypatch):
     before = read_metrics(settings)
-    weights = settings.results_dir("digits") / NAME / "model.safetensors"
+    weights = settings.results_dir("sample") / NAME / "model.safetensors"
     first = weights.read_bytes()
     reusing = dataclasses.replace(settings, reuse=True)  # REUSE=1 is still set
     line = experiments.add_seeds(NAME, 2, reusing)
@@ -123,7 +123,7 @@ def test_a_learning_rate_that_was_found_is_used_again(settings, monkeypatch):
 
 def test_a_missing_run_is_a_clear_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"metrics\.json"):
-        experiments.add_seeds(NAME, 2, Settings(SMOKE, "digits", output_dir=tmp_path))
+        experiments.add_seeds(NAME, 2, Settings(SMOKE, "sample", output_dir=tmp_path))
 
 
 def test_an_unknown_run_is_named(settings):

@@ -54,8 +54,8 @@ class Tiny(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return data_module.load_digits().subset(300)
+def sample():
+    return data_module.load_sample().subset(300, 360)
 
 
 @pytest.fixture
@@ -69,10 +69,10 @@ def new_accelerator(monkeypatch):
     return create
 
 
-def train_tiny(digits, config=CONFIG, transform=None, **options):
+def train_tiny(sample, config=CONFIG, transform=None, **options):
     set_seed(0)
     model = Tiny()
-    history = fit(model, digits, transform, config, **options)
+    history = fit(model, sample, transform, config, **options)
     return model, history
 
 
@@ -104,8 +104,8 @@ def scheduled_lrs(config, batches):
     return lrs, optimizer
 
 
-def test_the_learning_rates_of_a_run_follow_the_config(digits):
-    _, history = train_tiny(digits)
+def test_the_learning_rates_of_a_run_follow_the_config(sample):
+    _, history = train_tiny(sample)
     lrs = history.lrs
     assert len(lrs) == 3 * 5  # 300 images in batches of 64, the last one smaller
     assert int(np.argmax(lrs)) == 5 - 1  # the last step of epoch 1
@@ -165,12 +165,12 @@ def test_s10_peaks_at_the_end_of_epoch_5_of_24():
     assert int(np.argmax(lrs)) == 489
 
 
-def test_a_run_of_a_single_step_trains_at_the_peak(digits):
+def test_a_run_of_a_single_step_trains_at_the_peak(sample):
     config = TrainConfig(epochs=1, batch_size=64, max_lr=0.01, peak_epoch=1)
     set_seed(0)
     model = Tiny()
     before = model.conv.weight.detach().clone()
-    history = fit(model, digits.subset(64, 20), None, config)
+    history = fit(model, sample.subset(64, 20), None, config)
     assert history.lrs == [pytest.approx(0.01)]
     assert not torch.equal(model.conv.weight, before)
 
@@ -189,43 +189,43 @@ def test_an_unknown_optimizer_is_named():
         build_optimizer(Tiny(), dataclasses.replace(CONFIG, optimizer="Lion"))
 
 
-def test_test_metrics_are_those_of_the_weights_at_the_end(digits):
-    model, history = train_tiny(digits)
+def test_test_metrics_are_those_of_the_weights_at_the_end(sample):
+    model, history = train_tiny(sample)
     with device.create_accelerator().autocast():
-        logits = evaluation.predict(model, digits, digits.test_images)
-    labels = torch.from_numpy(digits.test_labels)
+        logits = evaluation.predict(model, sample, sample.test_images)
+    labels = torch.from_numpy(sample.test_labels)
     last = history.epochs[-1]
-    accuracy = evaluation.test_accuracy(logits.numpy(), digits)
+    accuracy = evaluation.test_accuracy(logits.numpy(), sample)
     assert last["test_accuracy"] == pytest.approx(accuracy, abs=1e-9)
     assert last["test_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
 
 
-def test_training_metrics_weigh_every_image_once(digits):
+def test_training_metrics_weigh_every_image_once(sample):
     # With a learning rate of almost zero they are those of an evaluation in training mode.
     config = dataclasses.replace(CONFIG, epochs=2, max_lr=1e-12)
     set_seed(0)
     model = Tiny()
     model.dropout.p = 0.0
     model.norm = nn.Identity()
-    history = fit(model, digits, None, config)
+    history = fit(model, sample, None, config)
     with device.create_accelerator().autocast():
-        logits = evaluation.predict(model, digits, digits.train_images)
-    labels = torch.from_numpy(digits.train_labels)
+        logits = evaluation.predict(model, sample, sample.train_images)
+    labels = torch.from_numpy(sample.train_labels)
     expected = 100 * (logits.argmax(1) == labels).float().mean().item()
     assert history.epochs[0]["train_accuracy"] == pytest.approx(expected, abs=0.4)
     loss = F.cross_entropy(logits, labels).item()
     assert history.epochs[0]["train_loss"] == pytest.approx(loss, rel=2e-3)
 
 
-def test_it_learns(digits):
+def test_it_learns(sample):
     config = dataclasses.replace(CONFIG, epochs=8, max_lr=0.5, peak_epoch=2)
-    _, history = train_tiny(digits, config)
+    _, history = train_tiny(sample, config)
     assert history.epochs[-1]["test_accuracy"] > 60
     assert history.epochs[-1]["train_loss"] < history.epochs[0]["train_loss"]
 
 
-def test_the_schedule_continues_if_loss_scaling_skips_steps(digits):
-    _, expected = train_tiny(digits)
+def test_the_schedule_continues_if_loss_scaling_skips_steps(sample):
+    _, expected = train_tiny(sample)
     accelerator = Accelerator(mixed_precision=device.create_accelerator().mixed_precision)
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=10_000)
     set_seed(0)
@@ -234,22 +234,22 @@ def test_the_schedule_continues_if_loss_scaling_skips_steps(digits):
     model.output.weight.register_hook(lambda g: g * torch.inf if next(overflows, False) else g)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a notebook that trains in fp16 would show it
-        history = fit(model, digits, None, CONFIG, accelerator=accelerator)
+        history = fit(model, sample, None, CONFIG, accelerator=accelerator)
     assert accelerator.scaler.get_scale() == 1024 / 2**3, "three steps should have been skipped"
     assert history.lrs == expected.lrs
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
-def test_divergence_is_a_clear_error(digits):
+def test_divergence_is_a_clear_error(sample):
     config = dataclasses.replace(CONFIG, max_lr=1e30)
     with pytest.raises(FloatingPointError, match="diverged; try a learning rate below 1e"):
-        train_tiny(digits, config)
+        train_tiny(sample, config)
 
 
-def test_an_equal_seed_gives_an_equal_history_and_another_seed_another(digits):
-    transform = transforms.flip_shift(digits.mean)
+def test_an_equal_seed_gives_an_equal_history_and_another_seed_another(sample):
+    transform = transforms.flip_shift(sample.mean)
     first, again, other = (
-        without_times(train_tiny(digits, transform=transform, seed=seed)[1]) for seed in (0, 0, 1)
+        without_times(train_tiny(sample, transform=transform, seed=seed)[1]) for seed in (0, 0, 1)
     )
     assert first == again
     assert first != other
@@ -266,8 +266,8 @@ def test_every_epoch_and_process_has_random_numbers_of_its_own():
         assert len({*numbers}) == len(draws)
 
 
-def test_mixed_precision_is_removed_from_the_model_after_training(digits, new_accelerator):
-    model, _ = train_tiny(digits, accelerator=new_accelerator("bf16"))
+def test_mixed_precision_is_removed_from_the_model_after_training(sample, new_accelerator):
+    model, _ = train_tiny(sample, accelerator=new_accelerator("bf16"))
     assert "forward" not in vars(model)
     assert "_original_forward" not in vars(model)
     assert all(p.dtype == torch.float32 and p.requires_grad for p in model.parameters())
@@ -275,7 +275,7 @@ def test_mixed_precision_is_removed_from_the_model_after_training(digits, new_ac
 
 @pytest.mark.parametrize("end", ["divergence", "interruption"])
 def test_mixed_precision_is_removed_even_if_training_fails(
-    end, digits, new_accelerator, monkeypatch
+    end, sample, new_accelerator, monkeypatch
 ):
     set_seed(0)
     model = Tiny()
@@ -291,19 +291,19 @@ def test_mixed_precision_is_removed_even_if_training_fails(
 
         monkeypatch.setattr(training, "evaluate", interrupt)
     with pytest.raises(error):
-        fit(model, digits, None, config, accelerator=new_accelerator("bf16"))
+        fit(model, sample, None, config, accelerator=new_accelerator("bf16"))
     assert "forward" not in vars(model)
     assert "_original_forward" not in vars(model)
     dtypes = []
     model.output.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
-    evaluation.predict(model, digits, digits.test_images[:20])
+    evaluation.predict(model, sample, sample.test_images[:20])
     assert dtypes == [torch.float32]
 
 
 @pytest.mark.parametrize("end", ["the last epoch", "divergence"])
-def test_the_warning_filters_are_as_before_after_training(end, digits):
+def test_the_warning_filters_are_as_before_after_training(end, sample):
     config = dataclasses.replace(CONFIG, epochs=1, max_lr=0.1 if end == "the last epoch" else 1e30)
-    small = digits.subset(128, 20)
+    small = sample.subset(128, 20)
     before = list(warnings.filters)
     if end == "the last epoch":
         train_tiny(small, config)
@@ -313,29 +313,29 @@ def test_the_warning_filters_are_as_before_after_training(end, digits):
     assert warnings.filters == before
 
 
-def test_one_epoch_can_be_trained_and_evaluated_without_fit(digits, new_accelerator):
+def test_one_epoch_can_be_trained_and_evaluated_without_fit(sample, new_accelerator):
     accelerator = new_accelerator("no")
     config = dataclasses.replace(CONFIG, epochs=1)
     set_seed(0)
     fitted = Tiny()
     model = device.prepare_model(copy.deepcopy(fitted), accelerator.device)
-    history = fit(fitted, digits, None, config, accelerator=accelerator)
+    history = fit(fitted, sample, None, config, accelerator=accelerator)
 
     sampler = SeededBatchSampler(300, 64, seed=0)
     sampler.epoch = 1
-    loader = make_train_loader(digits, None, sampler)
+    loader = make_train_loader(sample, None, sampler)
     optimizer = build_optimizer(model, config)
     scheduler = build_scheduler(optimizer, config, len(loader))
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
     set_seed(0, epoch=1)
     model.eval()
     train, lrs = train_one_epoch(
-        model, loader, digits, criterion, optimizer, scheduler, accelerator
+        model, loader, sample, criterion, optimizer, scheduler, accelerator
     )
     assert model.training
     assert lrs == history.lrs
     assert train.images == 300
-    test = evaluate(model, digits, accelerator)
+    test = evaluate(model, sample, accelerator)
     assert model.training, "an evaluation does not change the mode"
     assert test.images == 360
     row = history.epochs[0]
@@ -347,7 +347,7 @@ def test_one_epoch_can_be_trained_and_evaluated_without_fit(digits, new_accelera
     )
 
 
-def test_the_metrics_of_an_epoch_are_those_of_its_logits(digits, new_accelerator):
+def test_the_metrics_of_an_epoch_are_those_of_its_logits(sample, new_accelerator):
     """Recorded in the forward pass: with dropout, and without label smoothing."""
     accelerator = new_accelerator("no")
     config = dataclasses.replace(CONFIG, epochs=1)
@@ -355,18 +355,18 @@ def test_the_metrics_of_an_epoch_are_those_of_its_logits(digits, new_accelerator
     logits = []
     model.register_forward_hook(lambda *args: logits.append(args[-1].detach().clone()))
     sampler = SeededBatchSampler(300, 64, seed=0)
-    loader = make_train_loader(digits, None, sampler)
+    loader = make_train_loader(sample, None, sampler)
     optimizer = build_optimizer(model, config)
     metrics, _ = train_one_epoch(
         model,
         loader,
-        digits,
+        sample,
         nn.CrossEntropyLoss(label_smoothing=0.1),
         optimizer,
         build_scheduler(optimizer, config, len(loader)),
         accelerator,
     )
-    labels = torch.from_numpy(digits.train_labels[np.concatenate([batch for batch, _ in sampler])])
+    labels = torch.from_numpy(sample.train_labels[np.concatenate([batch for batch, _ in sampler])])
     logits = torch.cat(logits)
     assert metrics.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
     accuracy = 100 * (logits.argmax(dim=1) == labels).float().mean().item()
@@ -395,8 +395,8 @@ def clock(monkeypatch):
     return clock
 
 
-def test_speed_and_time_are_those_of_the_clock(clock, digits, capsys):
-    _, history = train_tiny(digits)
+def test_speed_and_time_are_those_of_the_clock(clock, sample, capsys):
+    _, history = train_tiny(sample)
     assert [row["epoch"] for row in history.epochs] == [1, 2, 3]
     assert [row["seconds"] for row in history.epochs] == [20, 20, 20]
     assert [row["images_per_second"] for row in history.epochs] == [300 / 15] * 3
@@ -405,22 +405,22 @@ def test_speed_and_time_are_those_of_the_clock(clock, digits, capsys):
     assert times == ["00:40", "00:20", "00:00"]
 
 
-def test_the_time_left_is_that_of_the_epochs_trained_now(clock, digits, tmp_path, capsys):
+def test_the_time_left_is_that_of_the_epochs_trained_now(clock, sample, tmp_path, capsys):
     checkpoint = CheckpointManager(tmp_path / "run.pt", {"run": "tiny"})
     config = dataclasses.replace(CONFIG, epochs=5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "_check_convergence", interrupt_in_epoch(2))
         with pytest.raises(KeyboardInterrupt):
-            train_tiny(digits, config, checkpoint=checkpoint)
+            train_tiny(sample, config, checkpoint=checkpoint)
     capsys.readouterr()
-    train_tiny(digits, config, checkpoint=checkpoint)
+    train_tiny(sample, config, checkpoint=checkpoint)
     out = capsys.readouterr().out
     times = re.findall(r"  20 s(?:  (\d\d:\d\d) left)?$", out, re.MULTILINE)
     assert times == ["", "01:00", "00:40", "00:20", "00:00"]  # none for the epoch before
 
 
 @pytest.mark.parametrize("done", [0, 1])
-def test_the_time_to_go_is_that_of_all_steps_to_the_end(clock, done, digits, tmp_path, capsys):
+def test_the_time_to_go_is_that_of_all_steps_to_the_end(clock, done, sample, tmp_path, capsys):
     checkpoint = CheckpointManager(tmp_path / "run.pt", {"run": "tiny"})
     config = dataclasses.replace(CONFIG, epochs=2, batch_size=32)
     original = training._batch_totals
@@ -435,18 +435,18 @@ def test_the_time_to_go_is_that_of_all_steps_to_the_end(clock, done, digits, tmp
             with pytest.MonkeyPatch.context() as first:
                 first.setattr(training, "_check_convergence", interrupt_in_epoch(2))
                 with pytest.raises(KeyboardInterrupt):
-                    train_tiny(digits, config, checkpoint=checkpoint)
+                    train_tiny(sample, config, checkpoint=checkpoint)
             capsys.readouterr()
-        train_tiny(digits, config, checkpoint=checkpoint)
+        train_tiny(sample, config, checkpoint=checkpoint)
     # Two batches after the first three take 6 s. 5 of 20 or of 10 steps are done.
     seconds = 3 * (2 * 10 - 10 * done - 5)
     assert re.findall("about (.*) to go", capsys.readouterr().out) == [f"{seconds} seconds"]
 
 
-def test_a_notebook_shows_the_progress_and_nothing_on_standard_error(digits, monkeypatch, capsys):
+def test_a_notebook_shows_the_progress_and_nothing_on_standard_error(sample, monkeypatch, capsys):
     monkeypatch.setattr(progress, "UPDATE_SECONDS", 0)
     with in_notebook() as (kernel, _):
-        train_tiny(digits)
+        train_tiny(sample)
     texts = [entry.text for entry in kernel.displayed]
     assert [text[:7] for text in texts] == (
         ["epoch 1"] * 5 + [""] + ["epoch 2"] * 5 + [""] + ["epoch 3"] * 5 + [""]
@@ -454,15 +454,15 @@ def test_a_notebook_shows_the_progress_and_nothing_on_standard_error(digits, mon
     assert capsys.readouterr().err == ""
 
 
-def test_every_epoch_is_seeded_by_the_run_the_epoch_and_the_process(digits, monkeypatch):
+def test_every_epoch_is_seeded_by_the_run_the_epoch_and_the_process(sample, monkeypatch):
     calls = []
     with monkeypatch.context() as patch:
         patch.setattr(training, "set_seed", lambda *args: calls.append(args))
-        fit(Tiny(), digits, None, CONFIG, seed=7)
+        fit(Tiny(), sample, None, CONFIG, seed=7)
     assert calls == [(7, 1, 0), (7, 2, 0), (7, 3, 0)]
 
 
-def test_batches_are_those_of_the_transform_the_seed_and_the_workers(digits, monkeypatch):
+def test_batches_are_those_of_the_transform_the_seed_and_the_workers(sample, monkeypatch):
     calls = []
 
     def recording_loader(data, transform, sampler, workers=0):
@@ -470,8 +470,8 @@ def test_batches_are_those_of_the_transform_the_seed_and_the_workers(digits, mon
         return make_train_loader(data, transform, sampler)
 
     monkeypatch.setattr(training, "make_train_loader", recording_loader)
-    transform = transforms.flip_shift(digits.mean)
-    fit(Tiny(), digits, transform, CONFIG, seed=7, workers=2)
+    transform = transforms.flip_shift(sample.mean)
+    fit(Tiny(), sample, transform, CONFIG, seed=7, workers=2)
     [(used_transform, sampler, workers)] = calls
     assert used_transform is transform
     assert workers == 2
@@ -481,12 +481,12 @@ def test_batches_are_those_of_the_transform_the_seed_and_the_workers(digits, mon
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("no", torch.float32)])
 def test_test_metrics_are_in_the_precision_of_the_training(
-    precision, dtype, digits, new_accelerator
+    precision, dtype, sample, new_accelerator
 ):
     model = Tiny()
     dtypes = []
     model.output.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
-    evaluate(model, digits, new_accelerator(precision))
+    evaluate(model, sample, new_accelerator(precision))
     assert dtypes == [dtype]
 
 
@@ -536,7 +536,7 @@ def save(self, state, save=CheckpointManager.save):
         kill()
 
 CheckpointManager.save = save
-images = data.load_digits().subset(300)
+images = data.load_sample().subset(300, 360)
 config = TrainConfig(epochs=6, batch_size=32, max_lr=0.1, peak_epoch=2)
 set_seed(0)
 model = Tiny()
@@ -565,11 +565,11 @@ def test_a_run_killed_and_continued_equals_one_never_killed(tmp_path):
     assert continued.stdout.split("DONE ")[1] == expected.stdout.split("DONE ")[1]
 
 
-def test_a_finished_run_is_not_trained_again(digits, tmp_path, capsys):
+def test_a_finished_run_is_not_trained_again(sample, tmp_path, capsys):
     checkpoint = CheckpointManager(tmp_path / "run.pt", {"run": "tiny"})
-    model, history = train_tiny(digits, checkpoint=checkpoint)
+    model, history = train_tiny(sample, checkpoint=checkpoint)
     capsys.readouterr()
-    again, same = train_tiny(digits, checkpoint=checkpoint)
+    again, same = train_tiny(sample, checkpoint=checkpoint)
     assert "Nothing left to train after epoch 3 of 3" in capsys.readouterr().out
     assert same == history
     assert all(
@@ -578,11 +578,11 @@ def test_a_finished_run_is_not_trained_again(digits, tmp_path, capsys):
     )
 
 
-def test_a_checkpoint_has_everything_that_training_continues_from(digits, tmp_path, capsys):
+def test_a_checkpoint_has_everything_that_training_continues_from(sample, tmp_path, capsys):
     checkpoint = CheckpointManager(tmp_path / "run.pt", {"run": "tiny"})
     accelerator = Accelerator(mixed_precision=device.create_accelerator().mixed_precision)
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    model, history = train_tiny(digits, checkpoint=checkpoint, accelerator=accelerator)
+    model, history = train_tiny(sample, checkpoint=checkpoint, accelerator=accelerator)
     state = checkpoint.load()
     assert state.keys() == {"model", "optimizer", "schedule", "scaler", "history"}
     assert state["history"] == vars(history)
@@ -594,16 +594,16 @@ def test_a_checkpoint_has_everything_that_training_continues_from(digits, tmp_pa
 
     other = Accelerator(mixed_precision=device.create_accelerator().mixed_precision)
     other.scaler = None  # continued on a device that needs no loss scaling
-    assert train_tiny(digits, checkpoint=checkpoint, accelerator=other)[1] == history
+    assert train_tiny(sample, checkpoint=checkpoint, accelerator=other)[1] == history
     del state["scaler"]  # continued on a device that does
     checkpoint.save(state)
-    assert train_tiny(digits, checkpoint=checkpoint, accelerator=accelerator)[1] == history
+    assert train_tiny(sample, checkpoint=checkpoint, accelerator=accelerator)[1] == history
 
 
 def test_a_change_of_device_or_versions_is_recorded_and_printed(
-    digits, tmp_path, capsys, monkeypatch
+    sample, tmp_path, capsys, monkeypatch
 ):
-    small = digits.subset(128, 20)
+    small = sample.subset(128, 20)
     checkpoint = CheckpointManager(tmp_path / "run.pt", {"run": "tiny"})
 
     with monkeypatch.context() as patch:
@@ -635,8 +635,8 @@ def test_a_change_of_device_or_versions_is_recorded_and_printed(
     assert finished.environments == history.environments, "it trained nothing"
 
 
-def test_a_device_that_comes_back_is_recorded_again(digits, tmp_path, monkeypatch):
-    small = digits.subset(128, 20)
+def test_a_device_that_comes_back_is_recorded_again(sample, tmp_path, monkeypatch):
+    small = sample.subset(128, 20)
     checkpoint = CheckpointManager(tmp_path / "run.pt", {"run": "tiny"})
     names = ["first", "second", "first"]
     for epoch, name in enumerate(names, start=1):
@@ -662,14 +662,14 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize(("name", "max_lr"), [("SGD", 0.1), ("AdamW", 0.003)])
-def test_every_step_is_that_of_a_loop_written_out(name, max_lr, digits, new_accelerator):
+def test_every_step_is_that_of_a_loop_written_out(name, max_lr, sample, new_accelerator):
     config = TrainConfig(2, 64, max_lr, peak_epoch=1, optimizer=name, label_smoothing=0.1)
     config = dataclasses.replace(config, weight_decay=0.1)
     set_seed(0)
     model = Tiny()
     model.dropout.p = 0.0
     expected = copy.deepcopy(model).train()
-    fit(model, digits, None, config, seed=3, accelerator=new_accelerator("no"))
+    fit(model, sample, None, config, seed=3, accelerator=new_accelerator("no"))
 
     decayed = [p for p in expected.parameters() if p.ndim > 1]
     not_decayed = [p for p in expected.parameters() if p.ndim == 1]
@@ -679,12 +679,12 @@ def test_every_step_is_that_of_a_loop_written_out(name, max_lr, digits, new_acce
     ]
     optimizer = OPTIMIZERS[name](groups)
     lrs = list(np.interp(range(10), [0, 4, 9], [max_lr / 10, max_lr, max_lr / 1e5]))
-    mean, std = (torch.from_numpy(values).float() for values in (digits.mean, digits.std))
+    mean, std = (torch.from_numpy(values).float() for values in (sample.mean, sample.std))
     sampler = SeededBatchSampler(300, 64, seed=3)
     for sampler.epoch in (1, 2):
         for indices, _ in sampler:
-            images = (torch.from_numpy(digits.train_images[indices]) / 255 - mean) / std
-            labels = torch.from_numpy(digits.train_labels[indices])
+            images = (torch.from_numpy(sample.train_images[indices]) / 255 - mean) / std
+            labels = torch.from_numpy(sample.train_labels[indices])
             logits = expected(images.permute(0, 3, 1, 2))
             optimizer.zero_grad()
             F.cross_entropy(logits, labels, label_smoothing=0.1).backward()
@@ -708,8 +708,8 @@ def test_the_order_of_images_differs_by_epoch_and_seed_and_from_that_of_the_file
     assert all(sorted(order) == sorted(orders[0]) for order in orders)
 
 
-def test_after_its_first_steps_a_run_prints_how_long_it_will_take(digits, monkeypatch, capsys):
+def test_after_its_first_steps_a_run_prints_how_long_it_will_take(sample, monkeypatch, capsys):
     monkeypatch.setattr(progress, "ETA_AFTER_SECONDS", 0)
-    train_tiny(digits)
+    train_tiny(sample)
     times = re.findall(r"about (\d+) (?:seconds|minutes) to go", capsys.readouterr().out)
     assert len(times) == 1, "once, in the first epoch"

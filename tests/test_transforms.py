@@ -279,7 +279,7 @@ def test_the_fast_classes_are_worth_their_code():
 
 
 def test_in_a_notebook_an_argument_that_the_library_does_not_know_is_an_error(monkeypatch):
-    monkeypatch.setenv("DATASET", "digits")
+    monkeypatch.setenv("DATASET", "sample")
     with warnings.catch_warnings():
         warnings.resetwarnings()
         colab.setup("smoke")

@@ -19,14 +19,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return data_module.load_digits().subset(200)
+def sample():
+    return data_module.load_sample().subset(200, 360)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, digits):
-    settings = Settings(SMOKE, "digits", output_dir=tmp_path_factory.mktemp("output"))
-    return run_experiment(EXPERIMENTS["S7/s7_dropout"], digits, settings).folder
+def trained(tmp_path_factory, sample):
+    settings = Settings(SMOKE, "sample", output_dir=tmp_path_factory.mktemp("output"))
+    return run_experiment(EXPERIMENTS["S7/s7_dropout"], sample, settings).folder
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def change_metrics(root, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_an_unchanged_run_matches(root, digits, capsys):
-    assert verify_results(root, digits, tta=True) == []
+def test_an_unchanged_run_matches(root, sample, capsys):
+    assert verify_results(root, sample, tta=True) == []
     assert "test_accuracy_flip_tta" in capsys.readouterr().out
 
 
@@ -61,9 +61,9 @@ def test_an_unchanged_run_matches(root, digits, capsys):
         ("requirements", []),
     ],
 )
-def test_a_changed_value_is_named(root, digits, key, value):
+def test_a_changed_value_is_named(root, sample, key, value):
     change_metrics(root, **{key: value})
-    problems = verify_results(root, digits)
+    problems = verify_results(root, sample)
     assert any(line.startswith(f"S7/s7_dropout: {key}") for line in problems)
     assert all(key in line for line in problems)
 
@@ -77,7 +77,7 @@ def test_a_changed_value_is_named(root, digits, key, value):
         ("class_accuracy", -0.6, False),
     ],
 )
-def test_accuracies_may_differ_by_the_tolerance(root, digits, key, difference, matches):
+def test_accuracies_may_differ_by_the_tolerance(root, sample, key, difference, matches):
     """The lines on requirements do not count: their texts show the accuracy to two decimals."""
     metrics = json.loads((run_dir(root) / "metrics.json").read_text())
     if key == "class_accuracy":
@@ -85,60 +85,60 @@ def test_accuracies_may_differ_by_the_tolerance(root, digits, key, difference, m
     else:
         value = metrics[key] + difference
     change_metrics(root, **{key: value})
-    problems = [line for line in verify_results(root, digits) if f": {key}" in line]
+    problems = [line for line in verify_results(root, sample) if f": {key}" in line]
     assert (not problems) == matches
 
 
-def test_requirements_are_checked_on_the_measured_values(root, digits):
+def test_requirements_are_checked_on_the_measured_values(root, sample):
     """An accuracy and the requirement on it are both changed: both are named."""
     metrics = json.loads((run_dir(root) / "metrics.json").read_text())
     accuracy = f"{metrics['test_accuracy']:.2f} %"
     [row] = [row for row in metrics["requirements"] if accuracy in row["measured"]]
     row["measured"] = row["measured"].replace(accuracy, "98.31 %")
     change_metrics(root, test_accuracy=98.31, requirements=metrics["requirements"])
-    [line] = [line for line in verify_results(root, digits) if "requirements" in line]
+    [line] = [line for line in verify_results(root, sample) if "requirements" in line]
     assert f"is {accuracy}" in line
     assert "not 98.31 %" in line
 
 
-def test_flip_tta_is_verified_only_on_request(root, digits):
+def test_flip_tta_is_verified_only_on_request(root, sample):
     change_metrics(root, test_accuracy_flip_tta=99.9)
-    assert verify_results(root, digits) == []
-    assert "test_accuracy_flip_tta" in verify_results(root, digits, tta=True)[0]
+    assert verify_results(root, sample) == []
+    assert "test_accuracy_flip_tta" in verify_results(root, sample, tta=True)[0]
 
 
-def test_weights_of_another_training_are_reported(root, digits):
+def test_weights_of_another_training_are_reported(root, sample):
     weights = results.serialize_weights(get_model("s7_dropout"))
     (run_dir(root) / "model.safetensors").write_bytes(weights)
-    [line] = verify_results(root, digits)
+    [line] = verify_results(root, sample)
     assert "model.safetensors does not match the checksum in metrics.json" in line
     change_metrics(root, weights_sha256=sha256(weights))
-    assert any("class_accuracy" in line for line in verify_results(root, digits))
+    assert any("class_accuracy" in line for line in verify_results(root, sample))
 
 
-def test_weights_of_another_model_are_reported(root, digits):
+def test_weights_of_another_model_are_reported(root, sample):
     weights = results.serialize_weights(get_model("s7"))
     (run_dir(root) / "model.safetensors").write_bytes(weights)
     change_metrics(root, weights_sha256=sha256(weights))
-    [line] = verify_results(root, digits)
+    [line] = verify_results(root, sample)
     assert "S7/s7_dropout: cannot be evaluated: RuntimeError" in line
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "metrics.json"])
-def test_a_truncated_file_is_reported(root, digits, file):
+def test_a_truncated_file_is_reported(root, sample, file):
     path = run_dir(root) / file
     path.write_bytes(path.read_bytes()[:-50])
-    [line] = verify_results(root, digits)
+    [line] = verify_results(root, sample)
     assert line.startswith("S7/s7_dropout: cannot be evaluated")
 
 
 @pytest.mark.parametrize("content", [None, "[]", '{"net": null}'])
-def test_missing_or_malformed_metrics_are_reported(root, digits, content):
+def test_missing_or_malformed_metrics_are_reported(root, sample, content):
     path = run_dir(root) / "metrics.json"
     path.unlink()
     if content:
         path.write_text(content)
-    [line] = verify_results(root, digits)
+    [line] = verify_results(root, sample)
     assert line.startswith("S7/s7_dropout: cannot be evaluated")
 
 
@@ -152,8 +152,8 @@ def test_the_committed_means_are_those_of_the_seeds():
         assert metrics["test_accuracy_std"] == pytest.approx(deviation)
 
 
-def test_no_saved_runs_are_not_a_success(tmp_path, digits):
-    [line] = verify_results(tmp_path, digits)
+def test_no_saved_runs_are_not_a_success(tmp_path, sample):
+    [line] = verify_results(tmp_path, sample)
     assert line == f"there are no saved runs in {tmp_path / 'results'}"
 
 
@@ -179,11 +179,11 @@ def test_report_without_markers_is_a_clear_error(root):
         report.write_results_tables(root)
 
 
-def test_a_model_of_the_users_is_skipped_and_the_other_runs_are_verified(root, digits, capsys):
+def test_a_model_of_the_users_is_skipped_and_the_other_runs_are_verified(root, sample, capsys):
     mine = shutil.copytree(run_dir(root), run_dir(root).with_name("mine"))
     metrics = json.loads((mine / "metrics.json").read_text())
     (mine / "metrics.json").write_text(json.dumps(metrics | {"net": "mine"}))
-    assert verify_results(root, digits) == []
+    assert verify_results(root, sample) == []
     assert "not verified: mine is not one of the models of this project" in capsys.readouterr().out
 
 

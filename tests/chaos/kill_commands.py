@@ -44,8 +44,8 @@ sys.path[:0] = [".."]
 import tiny_cli
 from helpers import colab, data, experiments, plotting
 settings = colab.setup()
-digits = data.load_data(settings)
-result = experiments.run_experiment(experiments.EXPERIMENTS["S7/tiny"], digits, settings)
+sample = data.load_data(settings)
+result = experiments.run_experiment(experiments.EXPERIMENTS["S7/tiny"], sample, settings)
 figure, _ = plotting.new_figure(3, 3, "a figure")
 colab.save_and_show(figure, result.folder / "figure.png");
 """
@@ -100,7 +100,7 @@ def run_command(folder, scenario, mirror, kill=""):
     environment = {
         **os.environ,
         "PROFILE": "smoke",
-        "DATASET": "digits",
+        "DATASET": "sample",
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
         "CIFAR10_ROOT": str(folder / "downloads"),

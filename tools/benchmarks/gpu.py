@@ -80,7 +80,7 @@ SMALL_SIZES = benchmark.Sizes(
     workers=(0,),
     scaling_sizes=(256,),
 )
-REHEARSAL_PLAN = Plan(Settings(SMOKE, "digits"), sizes=SMALL_SIZES, batch_size=8, seeds=2)
+REHEARSAL_PLAN = Plan(Settings(SMOKE, "sample"), sizes=SMALL_SIZES, batch_size=8, seeds=2)
 
 
 class TimeLimitReached(BaseException):

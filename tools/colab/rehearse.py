@@ -70,7 +70,7 @@ def set_environment() -> None:
     os.environ.update(
         {
             "PROFILE": "smoke",
-            "DATASET": "digits",
+            "DATASET": "sample",
             "PYTHONPATH": str(FAKES),
             "JUPYTER_PREFER_ENV_PATH": "1",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
@@ -145,8 +145,8 @@ def rehearse(name: str, content: Path) -> None:
                     print(text, end="", flush=True)
     drive = content / "drive" / "MyDrive" / "cifar10-notebooks"
     for pattern in (
-        f"results/_smoke-digits/{name}/*/metrics.json",
-        f"checkpoints/smoke-digits/{name}/*/*.pt",
+        f"results/_smoke-sample/{name}/*/metrics.json",
+        f"checkpoints/smoke-sample/{name}/*/*.pt",
     ):
         if not list(drive.glob(pattern)):
             raise SystemExit(f"{name}: there is no {pattern} in Drive")
