@@ -201,9 +201,10 @@ def run_command(
     from helpers.notebook_runner import notebook_names, run_notebook
     from helpers.report import accuracy_table
 
-    available = {name.casefold(): name for name in notebook_names()}
-    chosen = [name.casefold() for name in notebooks or available]
-    names = [available[validate_choice("notebook", name, available)] for name in chosen]
+    available = notebook_names()
+    spelling = {name.casefold(): name for name in available}
+    chosen = [spelling.get(name.casefold(), name) for name in notebooks or available]
+    names = [validate_choice("notebook", name, available) for name in chosen]
     settings = _share_time_budget(Settings.from_env(), len(names))
     # Choose the data once. Otherwise every notebook would try to download them.
     settings = dataclasses.replace(settings, dataset=load_data(settings).key)

@@ -94,8 +94,9 @@ def _to_html(notebook: Path) -> str:
     """Return a notebook as an HTML page that needs no other file."""
     from nbconvert import HTMLExporter
 
-    html, _ = HTMLExporter(embed_images=True).from_filename(
-        notebook, resources={"metadata": {"path": str(ROOT / "notebooks")}}
+    html, _ = HTMLExporter(embed_images=True).from_notebook_node(
+        nbformat.read(notebook, as_version=4),
+        resources={"metadata": {"name": notebook.stem, "path": str(ROOT / "notebooks")}},
     )
     return html
 

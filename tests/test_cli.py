@@ -32,7 +32,7 @@ from helpers import (
     verification,
 )
 from helpers.__main__ import main
-from helpers.config import ROOT
+from helpers.config import ROOT, Settings
 from helpers.experiments import EXPERIMENTS
 from helpers.models import MODELS
 from tests.test_training import Tiny
@@ -196,7 +196,7 @@ def test_notebooks_of_one_command_share_the_time_of_one(seconds, share, run_comm
 
     def run_notebook(_, settings):
         budgets.append(settings.profile.seconds)
-        return ROOT / "results"
+        return ROOT / "page.html"
 
     monkeypatch.setattr(notebook_runner, "run_notebook", run_notebook)
     environment = {"PROFILE": "quick", "DATASET": "sample", "QUICK_SECONDS": seconds}
@@ -204,23 +204,26 @@ def test_notebooks_of_one_command_share_the_time_of_one(seconds, share, run_comm
     assert budgets == [share, share]
 
 
-def test_saved_runs_that_replace_training_are_in_the_table(run_command, monkeypatch, tmp_path):
-    monkeypatch.setattr(notebook_runner, "run_notebook", lambda *_: tmp_path)
-    completed = run_command("run", "S7", REUSE="1", PROFILE="quick", DATASET="sample")
-    metrics = json.loads((ROOT / "results" / "S7" / "s7" / "metrics.json").read_text())
-    assert f"| S7/s7 | **{metrics['test_accuracy_mean']:.2f}" in completed.stdout
-    assert "S9/" not in completed.stdout
-    assert f"Figures are in {tmp_path}" in completed.stdout
-
-
-def test_the_table_of_a_run_is_that_of_its_folder_and_notebooks(run_command, monkeypatch, tmp_path):
-    for run in ("S7/s7_dropout", "S9/compact"):
-        (tmp_path / run).mkdir(parents=True)
-        shutil.copy(ROOT / "results" / run / "metrics.json", tmp_path / run)
-    monkeypatch.setattr(notebook_runner, "run_notebook", lambda *_: tmp_path)
-    completed = run_command("run", "S9", PROFILE="smoke", DATASET="sample")
-    assert re.findall(r"^\| (S\S*)", completed.stdout, re.MULTILINE) == ["S9/compact"]
-    assert f"Figures, weights and metrics are in {tmp_path}" in completed.stdout
+def test_a_run_of_notebooks_ends_with_both_accuracies_and_the_pages(
+    run_command, monkeypatch, tmp_path
+):
+    page = tmp_path / "S9.html"
+    monkeypatch.setattr(notebook_runner, "run_notebook", lambda *_: page)
+    saved = json.loads((ROOT / "results" / "S9" / "s9" / "metrics.json").read_text())
+    folder = tmp_path / "results" / "_smoke-sample" / "S9" / "s9"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({**saved, "test_accuracy": 12.34}))
+    monkeypatch.setattr(Settings, "results_dir", lambda *_: folder.parents[1])
+    completed = run_command("run", "s9", PROFILE="smoke", DATASET="sample")
+    rows = re.findall(r"^ *(S\S*/\S+) +(.*)", completed.stdout, re.MULTILINE)
+    assert [name for name, _ in rows] == ["S9/s9", "S9/compact"]
+    assert rows[0][1].split()[0] == "12.34"
+    assert f"{saved['test_accuracy_mean']:.2f} ± " in rows[0][1]
+    assert rows[0][1].endswith("85.22 %")
+    assert f"  {page}\n" in completed.stdout
+    assert "make run NOTEBOOKS=S9 PROFILE=full" in completed.stdout
+    reused = run_command("run", "s9", PROFILE="smoke", DATASET="sample", REUSE="1").stdout
+    assert "12.34" not in reused, "nothing was trained"
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ main()
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_kernel_outlives_the_command_that_runs_a_notebook(number, tmp_path):
     content = nbformat.v4.new_notebook()
-    source = "import os, time\nprint('kernel', os.getpid(), flush=True)\ntime.sleep(600)"
+    source = "import os, time\nprint('epoch 1', os.getpid(), flush=True)\ntime.sleep(600)"
     content.cells = [nbformat.v4.new_code_cell(source)]
     (tmp_path / "notebooks").mkdir()
     nbformat.write(content, tmp_path / "notebooks" / "N.ipynb")
@@ -117,7 +117,7 @@ def test_no_kernel_outlives_the_command_that_runs_a_notebook(number, tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         line = ""
-        while not line.startswith("kernel"):
+        while not line.startswith("  epoch"):
             line = process.stdout.readline()
             assert process.poll() is None
         process.send_signal(number)
@@ -126,7 +126,7 @@ def test_no_kernel_outlives_the_command_that_runs_a_notebook(number, tmp_path):
     assert "Traceback" not in error
     assert (cli.STOP_MESSAGE in error) == (number == signal.SIGTERM)
     with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(int(line.split()[1])).wait(timeout=30)
+        psutil.Process(int(line.split()[2])).wait(timeout=30)
 
 
 def test_an_error_of_a_transform_in_a_loader_is_shown_unchanged(sample, tmp_path, monkeypatch):

@@ -35,12 +35,13 @@ PRINTING = "import os, time\nfor name in ('PROFILE', 'DATASET'):\n    print(os.e
 
 
 def test_the_notebooks_are_those_of_the_series():
-    assert notebook_runner.notebook_names() == ["ResNet18_GradCAM", "S10", "S7", "S9"]
+    assert notebook_runner.notebook_names() == ["S7", "S9", "S10", "ResNet18_GradCAM"]
 
 
 def test_a_short_run_leaves_the_notebook_alone_and_saves_a_copy(root, capsys):
     before = write_notebook(root, PRINTING)
-    folder = notebook_runner.run_notebook("N", Settings(SMOKE, "sample", output_dir=root))
+    page = notebook_runner.run_notebook("N", Settings(SMOKE, "sample", output_dir=root))
+    folder = page.parent
     assert folder == root / "results" / "_smoke-sample"
     assert (root / "notebooks" / "N.ipynb").read_bytes() == before
     [cell] = nbformat.read(folder / "N.ipynb", as_version=4).cells
@@ -52,7 +53,8 @@ def test_a_short_run_leaves_the_notebook_alone_and_saves_a_copy(root, capsys):
 def test_a_full_run_replaces_the_notebook_only_if_it_ends_well(root):
     full = Settings(FULL, "cifar10", output_dir=root)
     write_notebook(root, PRINTING)
-    assert notebook_runner.run_notebook("N", full) == root / "results"
+    page = notebook_runner.run_notebook("N", full)
+    assert page == root / "results" / "_running" / "N.html"
     replaced = nbformat.read(root / "notebooks" / "N.ipynb", as_version=4)
     assert replaced.cells[0].outputs[0].text == "full\ncifar10\n"
     before = write_notebook(root, "print('well')", "raise ValueError('not well')")
@@ -66,25 +68,66 @@ def test_a_full_run_replaces_the_notebook_only_if_it_ends_well(root):
 
 def test_a_notebook_gets_its_time_budget_and_runs_in_its_folder(root):
     write_notebook(root, "import os\nprint(os.environ['QUICK_SECONDS'])\nprint(os.getcwd())")
-    folder = notebook_runner.run_notebook("N", Settings(QUICK, "sample", output_dir=root))
+    page = notebook_runner.run_notebook("N", Settings(QUICK, "sample", output_dir=root))
+    folder = page.parent
     [cell] = nbformat.read(folder / "N.ipynb", as_version=4).cells
     assert cell.outputs[0].text == f"{QUICK.seconds}\n{root / 'notebooks'}\n"
+
+
+def test_headings_and_training_are_printed_and_the_rest_goes_to_the_log(root, capsys):
+    content = nbformat.v4.new_notebook()
+    content.cells = [
+        nbformat.v4.new_markdown_cell("# Title\n\n## 1. Set-up\n\nText."),
+        nbformat.v4.new_code_cell("print('a table of many lines')"),
+        nbformat.v4.new_markdown_cell("## 2. Training"),
+        nbformat.v4.new_code_cell("print('epoch  1/2  lr 0.1\\nother')"),
+        nbformat.v4.new_code_cell("print('S7/s7, this quick run: 10 images')"),
+    ]
+    nbformat.write(content, root / "notebooks" / "N.ipynb")
+    notebook_runner.run_notebook("N", Settings(SMOKE, "sample", output_dir=root))
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.sub(r"\d+:\d\d$", "TIME", line) for line in lines] == [
+        "N > 1. Set-up   TIME",
+        "N > 2. Training   TIME",
+        "  epoch  1/2  lr 0.1",
+        "  S7/s7, this quick run: 10 images",
+    ]
+    log = (root / "results" / "_running" / "N.log").read_text()
+    assert "a table of many lines" in log
+    assert "other" in log
+
+
+def test_the_page_of_a_notebook_needs_no_other_file(root):
+    (root / "notebooks" / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    content = nbformat.v4.new_notebook()
+    content.cells = [
+        nbformat.v4.new_markdown_cell("![A picture](picture.png)"),
+        nbformat.v4.new_code_cell("print('result', 6 * 7)"),
+    ]
+    nbformat.write(content, root / "notebooks" / "N.ipynb")
+    page = notebook_runner.run_notebook("N", Settings(SMOKE, "sample", output_dir=root))
+    html = page.read_text()
+    assert "result 42" in html
+    assert 'src="data:image/png;base64,' in html
+    assert "picture.png" not in html
 
 
 def test_a_cell_that_prints_nothing_for_long_is_reported_as_running(root, monkeypatch, capfd):
     monkeypatch.setattr(notebook_runner, "HEARTBEAT_SECONDS", 0.5)
     write_notebook(root, "import time\ntime.sleep(2)")
+    handlers = logging.getLogger("papermill").handlers[:]
     notebook_runner.run_notebook("N", Settings(SMOKE, "sample", output_dir=root))
-    heartbeats = re.findall(r"^still running at \d\d:\d\d:\d\d$", capfd.readouterr().out, re.M)
+    heartbeats = re.findall(r"^  still running   \d+:\d\d$", capfd.readouterr().out, re.M)
     assert len(heartbeats) >= 3
-    assert not logging.getLogger("papermill").filters
+    assert logging.getLogger("papermill").handlers == handlers
 
 
-def test_a_cell_that_prints_needs_no_other_sign_of_life(root, monkeypatch, capfd):
+def test_a_notebook_that_prints_needs_no_other_sign_of_life(root, monkeypatch, capfd):
     monkeypatch.setattr(notebook_runner, "HEARTBEAT_SECONDS", 1)
-    with notebook_runner._heartbeat():
+    write_notebook(root, "")
+    with notebook_runner._follow(root / "notebooks" / "N.ipynb", root / "log"):
         for number in range(8):
-            logging.getLogger("papermill").warning(number)
+            logging.getLogger("papermill").info(f"epoch {number}")
             time.sleep(0.3)
     assert "still running" not in capfd.readouterr().out
 
