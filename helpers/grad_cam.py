@@ -152,7 +152,8 @@ def occlusion_map(
         With the defaults there are 7x7 positions. A negative value means that the logit rises.
     """
     images = data.test_images[indices]
-    predicted = result.logits[indices].argmax(axis=1)
+    original_logits = predict(result.model, data, images).cpu().numpy()
+    predicted = original_logits.argmax(axis=1)
     blurred = np.zeros_like(images)
     for i, image in enumerate(images):
         blurred[i] = cv2.GaussianBlur(image, (0, 0), sigmaX=5)
@@ -164,7 +165,7 @@ def occlusion_map(
             occluded = images.copy()
             occluded[square] = blurred[square]
             logits = predict(result.model, data, occluded).cpu().numpy()
-            drops = result.logits[indices] - logits
+            drops = original_logits - logits
             logit_drops[:, row, column] = drops[np.arange(len(images)), predicted]
     return logit_drops
 

@@ -1,6 +1,7 @@
 """The files of a run: complete, true to the saved weights, and reusable."""
 
 import dataclasses
+import io
 import json
 import random
 import re
@@ -12,6 +13,7 @@ import albumentations as A
 import numpy as np
 import pandas as pd
 import pytest
+import scipy
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ from torch import nn
 
 from helpers import data as data_module
 from helpers import device, evaluation, experiments, requirements, results
-from helpers.config import FULL, PROFILES, SMOKE, Profile, Settings
+from helpers.config import FULL, PROFILES, ROOT, SMOKE, Profile, Settings
 from helpers.data import ImageData
 from helpers.experiments import EXPERIMENTS, experiment_fingerprint, run_experiment
 from helpers.files import CorruptFileError, atomic_write
@@ -38,7 +40,7 @@ KEYS = {
 }  # fmt: skip
 FILES = {
     "metrics.json", "history.csv", "learning_rate.csv", "log.txt", "summary.txt",
-    "receptive_field.csv", "model.safetensors",
+    "receptive_field.csv", "model.safetensors", "test_logits.npy",
 }  # fmt: skip
 
 
@@ -78,7 +80,7 @@ def test_the_accuracy_is_that_of_the_weights_on_disk_in_float32(result, sample):
         is_correct = model(images).argmax(1).numpy() == sample.test_labels
     assert result.metrics["test_accuracy"] == pytest.approx(100 * is_correct.mean(), abs=1e-9)
     class_accuracy = result.metrics["class_accuracy"]
-    assert class_accuracy["3"] == pytest.approx(100 * is_correct[sample.test_labels == 3].mean())
+    assert class_accuracy["cat"] == pytest.approx(100 * is_correct[sample.test_labels == 3].mean())
 
 
 def test_a_class_without_test_images_has_no_accuracy(sample):
@@ -86,7 +88,7 @@ def test_a_class_without_test_images_has_no_accuracy(sample):
         sample, test_images=sample.test_images[:3], test_labels=np.array([4, 7, 4])
     )
     logits = np.eye(10)[[4, 7, 5]]
-    assert evaluation.per_class_accuracy(logits, few) == {"4": 50, "7": 100}
+    assert evaluation.per_class_accuracy(logits, few) == {"deer": 50, "horse": 100}
 
 
 def test_convolutions_are_saved_in_half_precision_and_the_rest_in_full(result):
@@ -131,13 +133,18 @@ def test_reuse_loads_the_run_without_training(result, sample, capsys, monkeypatc
     epochs = [pd.DataFrame(run.history.epochs) for run in (again, result)]
     pd.testing.assert_frame_equal(*epochs, rtol=1e-12)
     assert again.history.lrs == pytest.approx(result.history.lrs)
-    assert np.allclose(again.logits, result.logits, atol=1e-5)
+    shifted = result.logits - result.logits.max(axis=1, keepdims=True)
+    assert np.allclose(again.logits, shifted, rtol=1e-3, atol=1e-6)
+    assert (again.logits.argmax(axis=1) == result.logits.argmax(axis=1)).all()
     for model in (result.model, again.model):
         assert not any(module.training for module in model.modules())
         assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     printed = capsys.readouterr().out
     assert "trained on" in printed
     assert (result.folder / "log.txt").read_text() in printed
+    monkeypatch.setattr("helpers.evaluation.predict", None)
+    (tmp_path / "results" / "S7" / "s7_dropout" / "log.txt").unlink()
+    run_experiment(EXPERIMENTS["S7/s7_dropout"], sample, reusing)  # needs no evaluation and no log
     assert "_smoke-sample" in str(again.folder), "new figures must not replace the saved ones"
 
 
@@ -155,9 +162,88 @@ def test_reuse_finds_the_run_if_the_users_folder_has_figures_only(
 def test_reuse_of_a_run_on_other_data_is_a_clear_error(result, sample, tmp_path):
     shutil.copytree(result.folder, tmp_path / "results" / "S7" / "s7_dropout")
     reusing = Settings(SMOKE, "sample", reuse=True, output_dir=tmp_path)
-    other = dataclasses.replace(sample, name="CIFAR-10")
-    with pytest.raises(ValueError, match=r"sample.*the data here is CIFAR-10: take"):
+    other = dataclasses.replace(sample, name="Other")
+    with pytest.raises(ValueError, match=r"tested on CIFAR-10 sample.*the data here is Other"):
         run_experiment(EXPERIMENTS["S7/s7_dropout"], other, reusing)
+
+
+def test_saved_logits_predict_as_the_model_does_even_if_two_are_nearly_equal(tmp_path):
+    logits = np.random.default_rng(0).normal(20, 5, (1000, 10)).astype(np.float32)
+    logits[:, 3] = logits.max(axis=1) + 1e-4  # float16 alone could not tell them apart
+    saved = np.load(io.BytesIO(results.serialize_logits(logits)))
+    assert saved.dtype == np.float16
+    assert (saved.argmax(axis=1) == logits.argmax(axis=1)).all()
+    probabilities = [
+        scipy.special.softmax(values.astype(float), axis=1) for values in (saved, logits)
+    ]
+    assert np.allclose(*probabilities, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_not_saved(value):
+    with pytest.raises(FloatingPointError, match="not finite"):
+        results.serialize_logits(np.full((2, 10), value))
+
+
+def test_a_saved_run_on_cifar10_gives_the_logits_of_the_images_at_hand(sample):
+    folder = ROOT / "results" / "S7" / "s7"
+    metrics = results.read_metrics(folder)
+    saved = results.read_logits(folder, metrics)
+    assert saved.shape == (10_000, 10)
+    loaded = results.load_result(folder, sample)
+    assert (loaded.logits == saved[sample.test_indices]).all()
+    first = sample.subset(test=20)
+    evaluated = evaluation.predict(loaded.model, first, first.test_images).cpu().numpy()
+    assert np.allclose(
+        evaluated - evaluated.max(axis=1, keepdims=True), loaded.logits[:20], atol=0.05
+    )
+    with pytest.raises(ValueError, match="validation split"):
+        results.load_result(folder, sample.train_val_split())
+
+
+def test_saved_metrics_agree_with_the_saved_logits_of_every_run():
+    labels = load_test_labels()
+    for file in sorted((ROOT / "results").glob("[!_]*/*/metrics.json")):
+        metrics = results.read_metrics(file.parent)
+        saved = results.read_logits(file.parent, metrics)
+        accuracy = 100 * np.mean(saved.argmax(axis=1)[labels[:, 0]] == labels[:, 1])
+        assert abs(accuracy - metrics["test_accuracy"]) < 3, file  # of 1,000 images
+
+
+def load_test_labels():
+    """Return the index and the label of each test image of the sample."""
+    file = data_module.SAMPLE_DIR / "test.csv"
+    return np.loadtxt(file, dtype=int, delimiter=",", skiprows=1)
+
+
+def test_after_a_quick_run_the_saved_full_run_is_shown(result, sample, tmp_path, capsys):
+    settings = Settings(SMOKE, "sample", output_dir=tmp_path)
+    shown = experiments.load_full_run(result, sample, settings)
+    printed = capsys.readouterr().out
+    full = results.read_metrics(ROOT / "results" / "S7" / "s7_dropout")
+    assert printed.startswith("S7/s7_dropout, this smoke run: 200 images, 2 epochs, ")
+    assert f"saved full run: {full['test_accuracy_mean']:.2f} ± " in printed
+    assert shown.metrics == full
+    assert shown.folder == result.folder, "its figures must not replace the saved ones"
+    assert evaluation.test_accuracy(shown.logits, sample) > 80
+    for other in (Settings(FULL, "cifar10"), dataclasses.replace(settings, reuse=True)):
+        assert experiments.load_full_run(result, sample, other) is result
+
+
+def test_without_a_saved_full_run_the_quick_one_is_shown(
+    result, sample, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("helpers.experiments.ROOT", tmp_path)
+    settings = Settings(SMOKE, "sample", output_dir=tmp_path)
+    assert experiments.load_full_run(result, sample, settings) is result
+    assert "there is no saved full run" in capsys.readouterr().out
+
+
+def test_damaged_logits_are_named(result, sample, tmp_path):
+    shutil.copytree(result.folder, tmp_path / "run")
+    (tmp_path / "run" / "test_logits.npy").write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"test_logits\.npy does not match the checksum"):
+        results.load_result(tmp_path / "run", sample)
 
 
 def test_reuse_of_nothing_is_a_clear_error(tmp_path, sample):
@@ -576,7 +662,7 @@ def test_a_fingerprint_names_what_a_run_depends_on(sample):
         "seed": (experiment, 1, sample),
         "transform": (dataclasses.replace(experiment, transform=crop_cutout), 0, sample),
         "recipe": (dataclasses.replace(experiment, config=config), 0, sample),
-        "data": (experiment, 0, dataclasses.replace(sample, name="CIFAR-10")),
+        "data": (experiment, 0, dataclasses.replace(sample, name="Other")),
         "network": (dataclasses.replace(experiment, model="s9"), 0, sample),
     }
     for name, args in others.items():

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import statistics
 
+import numpy as np
 import pytest
 
 from helpers import data as data_module
@@ -46,7 +48,25 @@ def change_metrics(root, **values):
 
 def test_an_unchanged_run_matches(root, sample, capsys):
     assert verify_results(root, sample, tta=True) == []
-    assert "test_accuracy_flip_tta" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    accuracy = json.loads((run_dir(root) / "metrics.json").read_text())["test_accuracy"]
+    [holds, values] = re.match(
+        rf"  (\d+) of (\d+) values hold, {accuracy:.2f} %", lines[1]
+    ).groups()
+    assert holds == values
+
+
+def test_saved_logits_of_other_weights_are_named(root, sample):
+    metrics = json.loads((run_dir(root) / "metrics.json").read_text())
+    logits = results.serialize_logits(np.eye(10)[np.arange(len(sample.test_labels)) % 10])
+    (run_dir(root) / "test_logits.npy").write_bytes(logits)
+    assert "test_logits.npy does not match the checksum" in verify_results(root, sample)[0]
+    change_metrics(root, test_logits_sha256=sha256(logits), date=metrics["date"])
+    assert any(
+        "predictions from the saved logits that differ" in line
+        for line in verify_results(root, sample)
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,7 +76,7 @@ def test_an_unchanged_run_matches(root, sample, capsys):
         ("params", 99_999),
         ("mult_adds", 1),
         ("receptive_field", {"before_pooling": 36, "including_pooling": 98}),
-        ("class_accuracy", dict.fromkeys("0123456789", 100.0)),
+        ("class_accuracy", dict.fromkeys(data_module.CLASSES, 100.0)),
         ("test_images", 10_000),
         ("requirements", []),
     ],
