@@ -1,7 +1,6 @@
 """Checkpoints that survive a kill at any moment and are used only by the run they belong to."""
 
 import io
-import itertools
 from pathlib import Path
 
 import torch
@@ -80,7 +79,13 @@ class CheckpointManager:
 
         Raises:
             OSError: If the file cannot be written. The message states the free disk space.
+            FileNotFoundError: If the folder of the earlier checkpoints is gone.
         """
+        if self.step and not self.files[0].parent.is_dir():  # do not make it on another disk
+            raise FileNotFoundError(
+                f"{self.files[0].parent} is gone. Is its disk still there, for example Google "
+                "Drive? Mount it again and run the same again: training continues from there"
+            )
         self.step += 1
         file = self.files[self.step % 2]
         buffer = io.BytesIO()
@@ -96,17 +101,13 @@ class CheckpointManager:
                 opened.truncate()
 
     def _archive(self, reason: str) -> None:
-        """Rename both files to the first free number, and say why."""
-        for number in itertools.count(1):
-            archived = [file.with_suffix(f".aside-{number}") for file in self.files]
-            if not any(file.exists() for file in archived):
-                break
-        for file, target in zip(self.files, archived, strict=True):
+        """Rename both files, and say why. Files that were renamed earlier are replaced."""
+        for file in self.files:
             if file.exists():
-                file.replace(target)
+                file.replace(file.with_suffix(".aside"))
         print(
             f"Not continuing from {self.files[0]}: {reason}. "
-            f"The checkpoint files were renamed to end in .aside-{number}"
+            "The checkpoint files were renamed to end in .aside; only the last ones are kept"
         )
 
 

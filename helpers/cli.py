@@ -287,6 +287,8 @@ def main() -> None:
     An error outside the code is printed as one line. The exit code is 2 for a bad argument,
     variable or file content, and 1 for any other of these errors.
     """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # an output in cp1252 lacks some characters
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, functools.partial(_exit_on_signal, os.getpid()))
     try:

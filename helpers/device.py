@@ -11,7 +11,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import get_int_from_env, parse_flag_from_env
+from accelerate.utils import GradientAccumulationPlugin, get_int_from_env, parse_flag_from_env
 from torch import Tensor, nn
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # constants of glibc's malloc.h
@@ -68,7 +68,11 @@ def create_accelerator() -> Accelerator:
     if device.type == "cpu":
         tune_malloc()
     torch.backends.cudnn.benchmark = True
-    return Accelerator(mixed_precision=mixed_precision(device))
+    return Accelerator(
+        mixed_precision=mixed_precision(device),
+        # Otherwise ACCELERATE_GRADIENT_ACCUMULATION_STEPS would change the training.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
 
 
 def num_workers() -> int:

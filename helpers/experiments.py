@@ -3,6 +3,8 @@
 import contextlib
 import json
 import math
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,11 +19,11 @@ from helpers.checkpoints import CheckpointManager
 from helpers.config import ROOT, Settings, validate_choice
 from helpers.data import ImageData, load_data
 from helpers.evaluation import evaluate_model
-from helpers.files import atomic_write, corruption_guard, file_lock, sha256
+from helpers.files import atomic_write, corruption_guard, file_lock, format_error, sha256
 from helpers.init import initialize_
 from helpers.inspection import model_fingerprint
 from helpers.inspection.fingerprint import without_addresses
-from helpers.models import MODELS, get_model
+from helpers.models import MODELS, get_model, validate_training
 from helpers.optim import TrainConfig, scale_to_profile
 from helpers.results import Result
 from helpers.training import History, fit, format_epoch, set_seed
@@ -67,7 +69,18 @@ class Experiment:
         Args:
             data: Provides the channel means.
         """
-        return self.transform(data.mean)
+        if isinstance(self.transform, A.BaseCompose):
+            raise TypeError(
+                f"{self.name}: the transform is a Compose; give a function of the channel means "
+                "that returns it, for example `lambda mean: A.Compose([...])`"
+            )
+        with warnings.catch_warnings():
+            # Albumentations only warns about an unknown argument, then uses its default instead.
+            warnings.filterwarnings("error", message=r"Argument\(s\)")
+            try:
+                return self.transform(data.mean)
+            except UserWarning as warning:
+                raise ValueError(f"{self.name}: {warning}") from None
 
 
 S7_CONFIG = TrainConfig(
@@ -138,6 +151,10 @@ def run_experiment(
         ChildProcessError: If a process that loads images is lost.
     """
     validate_choice("notebook", experiment.notebook, requirements.REQUIREMENTS)
+    if not re.fullmatch(r"\w+/\w[\w.-]*", experiment.name):
+        raise ValueError(f"the name {experiment.name!r} is not of the form NOTEBOOK/RUN")
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds} is not 1 or more")
     if batch_size_scale > 1:
         experiment = replace(experiment, name=f"{experiment.name}_x{batch_size_scale}")
     folder = settings.results_dir(data.key) / experiment.name
@@ -154,6 +171,7 @@ def run_experiment(
         return replace(saved, folder=folder)
 
     _check_transform(experiment.make_transform(data))
+    _check_serializable(experiment, data, settings)
     if experiment.find_lr:
         experiment, _, _ = find_experiment_lr(experiment, data, settings)
     config = scale_to_profile(experiment.config, settings.profile, len(data.train_labels))
@@ -238,7 +256,16 @@ def _train_seed(experiment: Experiment, data: ImageData, settings: Settings, see
     """Train one seed of an experiment, or continue it, and evaluate its weights."""
     accelerator = device.create_accelerator()  # new for each seed: loss scaling has a state
     model = build_initialized_model(experiment, data, seed)
-    results.model_tables(model)  # a table that fails is reported before training, not after
+    # What fails in the end fails before the training: tables, weights, a training step.
+    results.model_tables(model)
+    validate_training(model)
+    try:
+        results.load_model(experiment.model, results.serialize_weights(model), accelerator.device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"two networks of {type(model).__name__} differ, so that its weights cannot be loaded: "
+            f"{format_error(error)}"
+        ) from error
     checkpoint = CheckpointManager(
         settings.checkpoint_dir(data.key) / experiment.name / f"seed-{seed}.pt",
         experiment_fingerprint(experiment, seed, data),
@@ -521,6 +548,17 @@ def _check_transform(transform: object) -> None:
             f"a transform must be an albumentations.Compose([...]), not {transform}; "
             "Compose([]) leaves the images as they are"
         )
+
+
+def _check_serializable(experiment: Experiment, data: ImageData, settings: Settings) -> None:
+    """Raise ValueError if `metrics.json` cannot hold what describes the experiment."""
+    try:
+        json.dumps(_describe(experiment, data, settings))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{experiment.name}: its transform or configuration cannot be saved as JSON: {error}. "
+            "Use numbers, text and lists only"
+        ) from error
 
 
 def _check_same_config(experiment: Experiment, metrics: dict, folder: Path) -> None:

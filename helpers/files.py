@@ -121,6 +121,10 @@ def file_lock(folder: Path, seconds: float = 0) -> Iterator[None]:
     try:
         yield
     finally:
+        # Removed while it is held: a process that waits for it notices and makes a new one. Windows
+        # does not remove open files.
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()
         lock.release()
 
 

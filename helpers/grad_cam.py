@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from helpers.data import ImageData
-from helpers.device import match_memory_format
+from helpers.device import eval_mode, match_memory_format
 from helpers.evaluation import find_mistakes, predict
 from helpers.plotting import BLUE, ORANGE, new_figure, plot_images, plot_no_mistakes
 from helpers.results import Result
@@ -44,6 +44,7 @@ def grad_cam(
 
     Raises:
         AttributeError: If the model has no such layer.
+        ValueError: If the layer does not return feature maps of more than one position.
     """
     from pytorch_grad_cam import GradCAM  # imported here because the import draws random numbers
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -55,8 +56,30 @@ def grad_cam(
         return np.zeros((0, 32, 32), np.float32)
     device = next(model.parameters()).device
     inputs = data.normalize(torch.from_numpy(images).permute(0, 3, 1, 2).to(device))
+    inputs = match_memory_format(inputs, model)
+    _check_feature_maps(model, layer, inputs[:1])
     targets = [ClassifierOutputTarget(int(label)) for label in classes]
-    return GradCAM(model, [target_layer])(match_memory_format(inputs, model), targets)
+    return GradCAM(model, [target_layer])(inputs, targets)
+
+
+@torch.no_grad()
+def _check_feature_maps(model: torch.nn.Module, layer: str, inputs: torch.Tensor) -> None:
+    """Raise ValueError if a layer does not return feature maps of more than one position."""
+    outputs = []
+    with eval_mode(model):
+        handle = model.get_submodule(layer).register_forward_hook(
+            lambda module, arguments, output: outputs.append(output)
+        )
+        model(inputs)
+        handle.remove()
+    expected = f"Grad-CAM needs feature maps (N, C, H, W) of more than one position; {layer}"
+    if not outputs:
+        raise ValueError(f"{expected} is not used")
+    if not isinstance(outputs[0], torch.Tensor):
+        raise ValueError(f"{expected} returns a {type(outputs[0]).__name__}")
+    shape = tuple(outputs[0].shape)
+    if len(shape) != 4 or shape[2] * shape[3] == 1:
+        raise ValueError(f"{expected} returns {shape}: choose an earlier layer")
 
 
 def overlay(images: np.ndarray, cams: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:

@@ -86,7 +86,7 @@ class AugmentedDataset(Dataset):
             Images (B, 3, 32, 32) uint8, channels last in memory, and labels (B,) int64.
 
         Raises:
-            TypeError: If the transform returns another dtype than uint8.
+            TypeError: If the transform returns another dtype than uint8 or another size.
         """
         indices, seed = batch
         images = self.images[indices]
@@ -100,6 +100,11 @@ class AugmentedDataset(Dataset):
                     raise TypeError(
                         f"the transform gives {augmented.dtype}, expected {image.dtype}: "
                         "leave out Normalize and ToTensorV2"
+                    )
+                if augmented.shape != image.shape:  # could be broadcast
+                    raise TypeError(
+                        f"the transform gives images of {augmented.shape}, expected {image.shape}: "
+                        "crop or resize to 32x32 at its end"
                     )
                 images[i] = augmented
         return torch.from_numpy(images).permute(0, 3, 1, 2), self.labels[indices]

@@ -163,6 +163,8 @@ def find_lr(
     [state] = utils.broadcast_object_list([state])  # all processes need the same learning rates
 
     lr_curve = pd.DataFrame(state["range_test"])
+    if lr_curve["loss"].isna().all():
+        raise FloatingPointError("the loss of the range test is not a number at any learning rate")
     start = float(lr_curve["learning_rate"][lr_curve["loss"].idxmin()] / 10)
     size = len(data.train_labels)
     held_out = data.train_val_split().subset(size // 5)

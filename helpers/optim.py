@@ -50,7 +50,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, np.generic):  # neither checkpoints nor JSON can hold NumPy scalars
+            # Neither checkpoints nor JSON can hold scalars of NumPy or tensors.
+            if isinstance(value, np.generic | Tensor):
                 object.__setattr__(self, name, value.item())
         validate_choice("optimizer", self.optimizer, OPTIMIZERS)
         self._require("epochs", self.epochs >= 1, "1 or more")

@@ -183,8 +183,9 @@ def fit(
                 model, batches, data, criterion, optimizer, scheduler, accelerator
             )
             train_end = time.perf_counter()
-            _check_convergence(train.loss, epoch, config)
+            _check_convergence("training", train.loss, epoch, config)
             test = evaluate(raw_model, data, accelerator)
+            _check_convergence("test", test.loss, epoch, config)
 
             history.lrs += lrs
             history.epochs.append(
@@ -334,11 +335,11 @@ def _record_environment(history: History, accelerator: Accelerator) -> None:
         accelerator.print(f"Changed since the last checkpoint: {', '.join(changes)}")
 
 
-def _check_convergence(loss: float, epoch: int, config: TrainConfig) -> None:
-    """Raise FloatingPointError if the loss is not finite."""
+def _check_convergence(name: str, loss: float, epoch: int, config: TrainConfig) -> None:
+    """Raise FloatingPointError if a loss is not finite."""
     if not np.isfinite(loss):
         raise FloatingPointError(
-            f"the training loss is {loss} in epoch {epoch}: training has diverged; "
+            f"the {name} loss is {loss} in epoch {epoch}: training has diverged; "
             f"try a learning rate below {config.max_lr}"
         )
 

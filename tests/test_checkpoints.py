@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import sys
 from dataclasses import asdict
 
@@ -89,7 +90,7 @@ def test_an_unreadable_disk_is_no_damage(file, monkeypatch):
     monkeypatch.setattr(type(file), "read_bytes", failing)
     fresh = CheckpointManager(file, FINGERPRINT, resume=False)
     assert fresh.load() is None, "RESUME=0 does not read it"
-    assert file.with_suffix(".aside-1").exists()
+    assert file.with_suffix(".aside").exists()
 
 
 def test_a_lack_of_memory_is_no_damage(file, monkeypatch):
@@ -116,39 +117,38 @@ def test_a_checkpoint_of_another_run_is_archived_and_the_difference_named(file, 
     assert CheckpointManager(file, FINGERPRINT | {"recipe": {"max_lr": 0.1}}).load() is None
     assert "another recipe" in capsys.readouterr().out
     assert not file.exists()
-    restored = file.with_suffix(".aside-1").rename(file)
+    restored = file.with_suffix(".aside").rename(file)
     assert torch.equal(CheckpointManager(restored, FINGERPRINT).load()["weights"], STATE["weights"])
 
 
-def test_an_archived_checkpoint_is_never_overwritten(file):
-    first = file.read_bytes()
+def test_of_archived_checkpoints_only_the_last_are_kept(file):
     for number in (1, 2, 3):
+        last = [path.read_bytes() for path in (file, file.with_stem("seed-0-2"))]
         assert CheckpointManager(file, FINGERPRINT, resume=False).load() is None
-        assert file.with_suffix(f".aside-{number}").is_file()
         assert not file.exists()
+        archived = file.with_suffix(".aside"), file.with_stem("seed-0-2").with_suffix(".aside")
+        assert [path.read_bytes() for path in archived] == last
         for epoch in (1, 2):
             again = CheckpointManager(file, FINGERPRINT)
             again.step = epoch - 1
             again.save({"epoch": number * 10 + epoch})
-    assert file.with_suffix(".aside-1").read_bytes() == first
+    assert len(list(file.parent.iterdir())) == 4
 
 
-def test_a_number_is_free_for_both_files_of_a_pair(file):
-    """Also if some of the archived files are gone."""
-    pair = file, file.with_stem("seed-0-2")
-    earlier = pair[0].with_suffix(".aside-1"), pair[1].with_suffix(".aside-2")
-    for archived in earlier:
-        archived.write_text("archived")
-    contents = [path.read_bytes() for path in pair]
-    assert CheckpointManager(file, FINGERPRINT, resume=False).load() is None
-    assert [path.with_suffix(".aside-3").read_bytes() for path in pair] == contents
-    assert [archived.read_text() for archived in earlier] == ["archived", "archived"]
+def test_a_disk_that_is_gone_is_not_replaced_by_a_folder_on_another(tmp_path):
+    folder = tmp_path / "drive" / "checkpoints"
+    checkpoint = CheckpointManager(folder / "seed-0.pt", FINGERPRINT)
+    checkpoint.save({"epoch": 1})
+    shutil.rmtree(tmp_path / "drive")
+    with pytest.raises(FileNotFoundError, match=r"checkpoints is gone.*Google Drive"):
+        checkpoint.save({"epoch": 2})
+    assert not (tmp_path / "drive").exists()
 
 
 def test_a_fresh_start_archives_the_checkpoint(file, capsys):
     assert CheckpointManager(file, FINGERPRINT, resume=False).load() is None
     assert "RESUME=0" in capsys.readouterr().out
-    assert file.with_suffix(".aside-1").is_file()
+    assert file.with_suffix(".aside").is_file()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_alone_is_archived(file, capsys, content):
     file.write_bytes(file.read_bytes()[:-100] if content is None else content)
     assert CheckpointManager(file, FINGERPRINT).load() is None
     assert "no valid checkpoint is left" in capsys.readouterr().out
-    assert file.with_suffix(".aside-1").is_file()
+    assert file.with_suffix(".aside").is_file()
 
 
 def test_a_full_disk_is_one_line_and_the_last_state_remains(file, monkeypatch):
@@ -251,7 +251,7 @@ def test_a_checkpoint_of_an_older_version_is_archived_and_said_in_one_line(file,
     for line in lines[:2]:
         assert line.endswith("it was written by an older version of this project")
     assert "no valid checkpoint is left" in lines[2]
-    archived = [path.with_suffix(".aside-1") for path in (file, other)]
+    archived = [path.with_suffix(".aside") for path in (file, other)]
     assert [path.read_bytes() for path in archived] == contents
     checkpoint = CheckpointManager(file, FINGERPRINT)
     checkpoint.save({"epoch": 1})

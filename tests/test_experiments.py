@@ -1,14 +1,19 @@
 """The tables of short runs belong to the configs that they name."""
 
 import dataclasses
+import itertools
 import json
 import math
+from pathlib import Path
 
+import albumentations as A
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
 from helpers import experiments
-from helpers.config import ROOT
+from helpers.config import ROOT, SMOKE, Settings
 from helpers.data import load_sample
 from helpers.experiments import EXPERIMENTS
 from helpers.optim import TrainConfig, scale_to_profile
@@ -160,3 +165,81 @@ def test_a_shape_of_compact_is_trained_and_counted(tiny, monkeypatch):
     for column in ("parameters", "million mult-adds", "widths", "depths"):
         assert row[column] == expected[column], column
     assert str(row["receptive field"]) == str(expected["receptive field"])
+
+
+def with_path(mean):
+    return A.Compose([A.HorizontalFlip(p=0.5), Described(Path("notes.txt"))])
+
+
+class Described(A.NoOp):
+    """A step with an argument that JSON cannot hold."""
+
+    def __init__(self, notes):
+        super().__init__(p=1)
+        self.notes = notes
+
+    def get_transform_init_args_names(self):
+        return ("notes",)
+
+
+def with_old_argument(mean):
+    return A.Compose([A.CoarseDropout(max_holes=1, max_height=16, max_width=16, fill_value=0)])
+
+
+def with_misspelt_argument(mean):
+    return A.Compose([A.HorizontalFlip(probability=0.5)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"transform": with_path}, ValueError, "cannot be saved as JSON"),
+        ({"transform": with_old_argument}, ValueError, r"S7/odd: Argument\(s\) 'max_holes"),
+        ({"transform": with_misspelt_argument}, ValueError, r"Argument\(s\) 'probability'"),
+        ({"transform": A.Compose([])}, TypeError, "the transform is a Compose; give a function"),
+        ({"transform": A.OneOf([A.NoOp()])}, TypeError, "the transform is a Compose"),
+        ({"name": "S7/../../x"}, ValueError, "is not of the form NOTEBOOK/RUN"),
+        ({"name": "S7/.hidden"}, ValueError, "is not of the form NOTEBOOK/RUN"),
+        ({"name": "S7/"}, ValueError, "is not of the form NOTEBOOK/RUN"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_before_training(
+    changes, error, message, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(experiments, "fit", None)
+    odd = dataclasses.replace(EXPERIMENTS["S7/s7"], **{"name": "S7/odd", **changes})
+    settings = Settings(SMOKE, "sample", output_dir=tmp_path)
+    with pytest.raises(error, match=message):
+        experiments.run_experiment(odd, load_sample().subset(20, 10), settings)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_no_seeds_are_refused(tmp_path):
+    settings = Settings(SMOKE, "sample", output_dir=tmp_path)
+    with pytest.raises(ValueError, match="seeds=0 is not 1 or more"):
+        experiments.run_experiment(EXPERIMENTS["S7/s7"], load_sample(), settings, seeds=0)
+
+
+class RandomWidth(nn.Sequential):
+    widths = itertools.count(8)
+
+    def __init__(self):
+        width = next(self.widths)
+        super().__init__(
+            nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)
+        )
+
+
+def test_a_network_that_cannot_be_loaded_again_is_refused_before_training(monkeypatch, tmp_path):
+    monkeypatch.setattr(experiments, "fit", None)
+    monkeypatch.setitem(experiments.MODELS, "odd", RandomWidth)
+    odd = dataclasses.replace(EXPERIMENTS["S7/s7"], name="S7/odd", model="odd")
+    with pytest.raises(ValueError, match=r"RandomWidth.*differ"):
+        experiments.run_experiment(
+            odd, load_sample().subset(20, 10), Settings(SMOKE, "sample", output_dir=tmp_path)
+        )
+
+
+def test_a_tensor_as_a_learning_rate_is_saved_as_a_number():
+    config = dataclasses.replace(EXPERIMENTS["S7/s7"].config, max_lr=torch.tensor(0.5))
+    assert type(config.max_lr) is float

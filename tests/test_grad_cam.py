@@ -128,8 +128,8 @@ def test_the_gallery_has_three_pictures_for_each_mistake(sample, result):
     predicted = result.logits.argmax(axis=1)
     captions = []
     for i in mistakes:
-        true = sample.test_labels[i]
-        captions += [f"{true}", f"{predicted[i]} (predicted)", f"{true} (true)"]
+        true = sample.classes[sample.test_labels[i]]
+        captions += [true, f"{sample.classes[predicted[i]]} (predicted)", f"{true} (true)"]
     assert panel_titles(figure)[:9] == captions
     pictures = [axis.images[0].get_array() for axis in figure.axes if axis.images]
     assert len(pictures) == 9
@@ -241,7 +241,7 @@ def test_occlusion_is_drawn_below_grad_cam(sample, result):
     predicted = result.logits[indices].argmax(axis=1)
     cams = grad_cam(result.model, "layer", sample.test_images[indices], predicted, sample)
     assert np.array_equal(pictures[3:6], overlay(sample.test_images[indices], cams))
-    captions = [str(label) for label in predicted]
+    captions = [sample.classes[label] for label in predicted]
     assert panel_titles(figure) == [*captions, "Grad-CAM", "", "", "occlusion", "", ""]
     assert pictures[6][2, 29, 0] > pictures[6][2, 29, 2]  # yellow
     assert pictures[6][29, 2, 2] > pictures[6][29, 2, 0]  # blue
@@ -294,7 +294,7 @@ def test_your_own_image_is_beside_its_map_and_the_most_probable_classes(sample, 
     assert pictures[1].shape == (32, 32, 3)
     cam = grad_cam(result.model, "layer", pictures[1][None], np.array([0]), sample)
     assert np.array_equal(pictures[2], overlay(pictures[1][None], cam)[0])
-    assert panel_titles(figure)[2] == "evidence for 0"
+    assert panel_titles(figure)[2] == "evidence for airplane"
     logits = predict(result.model, sample, pictures[1][None])[0]
     percentages = 100 * logits.softmax(dim=0).numpy()
     bars = figure.axes[3].patches
@@ -305,3 +305,39 @@ def test_your_own_image_is_beside_its_map_and_the_most_probable_classes(sample, 
     assert names[0] == "0"
     assert figure.axes[3].yaxis_inverted()  # the most probable class is on top
     assert percentages[[int(name) for name in names]] == pytest.approx(widths)
+
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.pair = Pair()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flat = nn.Flatten()
+        self.unused = nn.Conv2d(8, 8, 3)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x, _ = self.pair(self.conv(x))
+        return self.fc(self.flat(self.pool(x)))
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("pool", r"pool returns \(1, 8, 1, 1\): choose an earlier layer"),
+        ("flat", r"flat returns \(1, 8\)"),
+        ("pair", "pair returns a tuple"),
+        ("unused", "unused is not used"),
+    ],
+)
+def test_a_layer_without_feature_maps_is_named(layer, message, sample):
+    with pytest.raises(ValueError, match=message):
+        grad_cam(Odd(), layer, sample.test_images[:2], [0, 1], sample)
+    maps = grad_cam(Odd(), "conv", sample.test_images[:2], [0, 1], sample)
+    assert maps.shape == (2, 32, 32)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import inspection
+from helpers import inspection, models
 from helpers.inspection import format_size, trace_layers
 from helpers.models import MODELS, Compact, DepthwiseSeparableConv, get_model, validate_model
 from tests import reference_tables
@@ -190,3 +190,92 @@ def test_a_network_with_some_parameters_to_train_is_accepted():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
     model[1].weight.requires_grad_(False)
     assert validate_model(model) is model
+
+
+class Probabilities(nn.Sequential):
+    def __init__(self, last: nn.Module):
+        super().__init__(nn.Flatten(), nn.Linear(3072, 10), last)
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(dim=1), nn.Sequential(nn.Softmax(dim=1), nn.ReLU())])
+def test_a_network_that_returns_probabilities_is_refused(last):
+    with pytest.raises(ValueError, match="returns probabilities: return logits"):
+        models.validate_model(Probabilities(last))
+
+
+@pytest.mark.parametrize("last", [nn.LogSoftmax(dim=1), nn.ReLU(), nn.Sigmoid()])
+def test_other_outputs_are_logits(last):
+    models.validate_model(Probabilities(last))
+
+
+def test_compiled_networks_are_refused_in_one_line():
+    network = Probabilities(nn.Identity()).eval()
+    scripted = torch.jit.trace(network, torch.zeros(1, 3, 32, 32))
+    for compiled in (scripted, torch.compile(network)):
+        with pytest.raises(ValueError, match="is compiled: give the network as it was"):
+            models.validate_model(compiled)
+
+
+def test_a_network_in_place_of_its_class_is_refused(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "mine", models.S7())
+    with pytest.raises(ValueError, match=r'MODELS\["mine"\] is a network: give its class'):
+        models.get_model("mine")
+
+
+class Flawed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3072, 10)
+
+
+class ChangesInPlace(Flawed):
+    def forward(self, x):
+        x = self.linear(x.flatten(1)).exp()
+        x += 1  # exp needs its output for the gradient
+        return x
+
+
+class TupleInTraining(Flawed):
+    def forward(self, x):
+        logits = self.linear(x.flatten(1))
+        return (logits, logits) if self.training else logits
+
+
+class RegistersLate(Flawed):
+    def forward(self, x):
+        if self.training:
+            self.register_buffer("seen", torch.zeros(3))
+        return self.linear(x.flatten(1))
+
+
+class PoolsTheBatch(Flawed):
+    def forward(self, x):
+        logits = self.linear(x.flatten(1))
+        return logits.mean(dim=0) if self.training else logits
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (ChangesInPlace, "cannot be trained: RuntimeError.*inplace operation"),
+        (TupleInTraining, "in training mode, TupleInTraining gives a tuple"),
+        (RegistersLate, "changes its parameters or buffers in a training step"),
+        (PoolsTheBatch, r"in training mode, PoolsTheBatch gives \(10,\)"),
+    ],
+)
+def test_what_fails_in_training_is_known_before_it(network, message):
+    with pytest.raises(ValueError, match=message):
+        models.validate_training(models.validate_model(network()))
+
+
+@pytest.mark.parametrize("name", ["s9", "compact"])
+def test_a_trial_step_changes_neither_the_network_nor_the_random_numbers(name):
+    network = models.get_model(name)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    models.validate_training(network)
+    assert torch.rand(1) == expected
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())

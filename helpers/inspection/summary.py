@@ -19,8 +19,8 @@ from helpers.inspection.tracer import trace_layers
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of trainable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    """Return the number of parameters, frozen ones included."""
+    return sum(p.numel() for p in model.parameters())
 
 
 def count_mult_adds(model: nn.Module) -> int:

@@ -1,5 +1,6 @@
 """The networks of the notebooks, one module each."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -28,6 +29,7 @@ __all__ = [
     "S7Dropout",
     "get_model",
     "validate_model",
+    "validate_training",
 ]
 
 # Functions that build a model, by its name. A notebook may add its own.
@@ -54,6 +56,10 @@ def get_model(name: str) -> nn.Module:
         ValueError: If there is no such model, or `validate_model` refuses it.
     """
     build = MODELS[validate_choice("network", name, MODELS)]
+    if isinstance(build, nn.Module):
+        raise ValueError(
+            f'MODELS["{name}"] is a network: give its class, for example {type(build).__name__}'
+        )
     return validate_model(build())
 
 
@@ -72,6 +78,8 @@ def validate_model(model: nn.Module) -> nn.Module:
     """
     name = type(model).__name__
     contract = "a network maps images (N, 3, 32, 32) to logits (N, 10), both float32"
+    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
+        raise ValueError(f"{contract}; {name} is compiled: give the network as it was before that")
     try:
         with eval_mode(model), FunctionLog() as log:
             logits = model(torch.zeros(2, 3, 32, 32))
@@ -90,9 +98,42 @@ def validate_model(model: nn.Module) -> nn.Module:
     if logits.shape != (2, 10) or logits.dtype != torch.float32:
         dtype = str(logits.dtype).removeprefix("torch.")
         raise ValueError(f"{contract}; {name} gives {tuple(logits.shape)} {dtype} for 2 images")
+    if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), torch.ones(2), atol=1e-4):
+        raise ValueError(
+            f"{contract}; {name} returns probabilities: return logits, leave out softmax"
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             f"{name} has no parameters that require gradients: expected at least one. Add a layer "
             "such as nn.Conv2d or nn.Linear"
         )
     return model
+
+
+def validate_training(model: nn.Module) -> None:
+    """Check that a model survives a training step, on a copy with two images.
+
+    Args:
+        model: The model.
+
+    Raises:
+        ValueError: If the step fails, gives no logits, or changes what the model stores.
+    """
+    name = type(model).__name__
+    copied = copy.deepcopy(model).train()
+    stored = {key: value.shape for key, value in copied.state_dict().items()}
+    with torch.random.fork_rng():
+        try:
+            logits = copied(torch.randn(2, 3, 32, 32, device=next(model.parameters()).device))
+            if isinstance(logits, Tensor) and logits.shape == (2, 10):
+                logits.float().logsumexp(dim=1).sum().backward()
+        except Exception as error:  # the code of the model may raise anything
+            raise ValueError(f"{name} cannot be trained: {format_error(error)}") from error
+    if not isinstance(logits, Tensor) or logits.shape != (2, 10):
+        what = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ValueError(f"in training mode, {name} gives {what} for 2 images, expected (2, 10)")
+    if stored != {key: value.shape for key, value in copied.state_dict().items()}:
+        raise ValueError(
+            f"{name} changes its parameters or buffers in a training step, so that it cannot be "
+            "saved and loaded: create them in __init__"
+        )
