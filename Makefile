@@ -36,7 +36,7 @@ MINUTES = 25
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test check drill test-lowest rehearse-colab verify report bench gpu badges \
+.PHONY: help setup run lab test check drill test-lowest rehearse-colab verify report bench gpu badges \
 	lint format lock clean
 
 help: ## List the targets
@@ -47,6 +47,9 @@ setup: .venv/.installed ## Set up .venv only
 
 run: .venv/.installed ## Execute the notebooks (NOTEBOOKS="S7 S9", PROFILE=full|quick|smoke)
 	.venv/bin/python -m helpers run $(NOTEBOOKS)
+
+lab: .venv/.lab-installed ## Open the notebooks in JupyterLab
+	.venv/bin/python -m jupyterlab --notebook-dir=. notebooks/S7.ipynb
 
 # MPLBACKEND=Agg is only for the unit tests. In a notebook it would hide the figures.
 test: lint ## Lint, run the unit tests, and run the notebooks on a few small images
@@ -80,12 +83,19 @@ bench: .venv/.installed ## Measure the training speed (the machine must be idle)
 gpu: .venv/.installed ## Run the tests, benchmark and trainings of a GPU for MINUTES=25
 	.venv/bin/python -m tools.benchmarks.gpu --minutes $(MINUTES)
 
+# In notebooks, links and pictures become absolute, because Colab resolves no relative ones. The
+# workflow `address` calls this when a copy is published.
+BLOB = https://github.com/$(REPO)/blob/main
 badges: ## Write the address of your repository everywhere (REPO=owner/name)
 	@echo '$(REPO)' | grep -qE '^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$$' || \
 		{ echo "make badges: REPO='$(REPO)' is not of the form owner/name" >&2; exit 1; }
 	@old=$$(sed -n 's#^Repository = "https://github.com/\(.*\)"#\1#p' pyproject.toml); \
 	perl -pi -e "s#(https://github\.com/|research\.google\.com/github/)\Q$$old\E#\$${1}$(REPO)#g" \
 		pyproject.toml README.md notebooks/*.ipynb notebooks/solutions/*.ipynb
+	@perl -pi -e 's#\]\(\.\./\.\./#]($(BLOB)/#g; s#\]\(\.\./#]($(BLOB)/notebooks/#g;' \
+		notebooks/solutions/*.ipynb
+	@perl -pi -e 's#\]\(\.\./#]($(BLOB)/#g; s#\]\(((solutions/)?\w+\.ipynb)#]($(BLOB)/notebooks/$$1#g; \
+		s#(!\[[^]]*\]\(https://github\.com/$(REPO))/blob/#$$1/raw/#g;' notebooks/*.ipynb
 
 lint: .venv/.installed ## Check style and formatting, also of the notebooks
 	.venv/bin/python -m ruff check
@@ -104,6 +114,11 @@ lock: ## Write the lock files from pyproject.toml
 clean: ## Remove virtual environments and caches; keep data, checkpoints, results
 	rm -rf .venv .venv-lowest .venv-colab-* .pytest_cache .ruff_cache .hypothesis
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+.venv/.lab-installed: requirements-lab.lock .venv/.installed
+	@echo 'Installing JupyterLab into .venv'
+	.venv/bin/python -m pip install --require-hashes --disable-pip-version-check --no-input --quiet -r $<
+	@: >$@
 
 .venv/.installed: requirements.lock
 .venv-lowest/.installed: requirements-lowest.lock

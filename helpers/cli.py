@@ -33,6 +33,10 @@ Environment variables:
   SEED           whole number from 0 on (0)
   RESUME         1: continue from a checkpoint, 0: start from scratch (1)
   REUSE          1: load the saved run instead of training (0)
+
+\b
+Example:
+  PROFILE=full SEED=1 python -m helpers train S7/s7
 """
 
 STOP_MESSAGE = (
@@ -65,6 +69,10 @@ def data_command() -> None:
 @app.command("train")
 def train_command(
     run: Annotated[str, typer.Argument(help="The run to train, for example 'S7/s7'.")],
+    network: Annotated[
+        str | None,
+        typer.Argument(help="A network to train in its place, for example 'my_network.py:Net'."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="The number of seeds, from SEED on.")] = 1,
     validation: Annotated[
         bool, typer.Option(help="Train on 9/10 of the training images, test on the others.")
@@ -78,11 +86,16 @@ def train_command(
     The environment variables PROFILE, DATASET, SEED, RESUME and REUSE apply. Use --validation to
     make choices without the test images. Several processes (torchrun) share each batch, unless
     --scale is given.
+
+    With a NETWORK, its class is trained with the augmentation and hyperparameters of the run. The
+    file is executed.
     """
     from helpers import device, experiments
     from helpers.evaluation import test_accuracy
 
     experiment = experiments.EXPERIMENTS[validate_choice("run", run, experiments.EXPERIMENTS)]
+    if network:
+        experiment = _with_network(experiment, network)
     settings = Settings.from_env()
     state = device.distributed_state()
     data = _load_training_data(experiment, settings, validation)
@@ -99,6 +112,23 @@ def train_command(
         f"{accuracy:.2f} % of {len(result.logits):,} test images right; files in {result.folder}"
     )
     state.destroy_process_group()
+
+
+def _with_network(experiment: "Experiment", network: str) -> "Experiment":
+    """Return the experiment with a network from a file, named after its class."""
+    from helpers.model_checker import load_named_model
+    from helpers.models import MODELS
+
+    name = type(load_named_model(network)).__name__
+    MODELS[name] = functools.partial(load_named_model, network)
+    return dataclasses.replace(
+        experiment,
+        name=f"{experiment.notebook}/{name}",
+        model=name,
+        config=dataclasses.replace(experiment.config, dropout=None),
+        reference_accuracy=None,
+        find_lr=False,
+    )
 
 
 def _load_training_data(

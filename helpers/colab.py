@@ -14,21 +14,30 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
-import pandas as pd
-import PIL.Image
-from IPython import get_ipython
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.display import HTML, Image, Markdown
-from matplotlib.figure import Figure
-from PIL import ImageOps
+try:
+    import numpy as np
+    import pandas as pd
+    import PIL.Image
+    from IPython import get_ipython
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.display import HTML, Image, Markdown
+    from matplotlib.figure import Figure
+    from PIL import ImageOps
 
-from helpers.config import ROOT, Settings
-from helpers.data import ImageData
-from helpers.files import atomic_write
+    from helpers.config import ROOT, Settings
+    from helpers.data import ImageData
+    from helpers.files import atomic_write
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"This notebook runs in {sys.executable}, which has no {error.name}.\n"
+        "Choose the kernel of this project's .venv (see the README), or run `make lab`."
+    ) from None
 
 IN_COLAB = "google.colab" in sys.modules
 # The packages that Colab lacks. They are installed without their dependencies, so that pip replaces
@@ -58,7 +67,7 @@ def setup(profile: str = "auto", keep_on_drive: bool = False, reuse: bool = Fals
     # Albumentations only warns about an unknown argument, then ignores it.
     warnings.filterwarnings("error", message=r"Argument\(s\)")
     if shell := get_ipython():
-        shell.set_custom_exc((OSError, FloatingPointError, KeyboardInterrupt), _show_error_line)
+        shell.set_custom_exc((Exception, KeyboardInterrupt), _show_error)
     output_dir = ROOT
     if IN_COLAB:
         _install_missing()
@@ -68,15 +77,35 @@ def setup(profile: str = "auto", keep_on_drive: bool = False, reuse: bool = Fals
             drive.mount(str(DRIVE))
             output_dir = DRIVE / "MyDrive" / ROOT.name
     settings = Settings.from_env(profile, output_dir=output_dir, reuse=reuse)
+    if shell and shell.user_ns.get("settings", settings) != settings:
+        print("The settings have changed: run the cells below again.")
     pd.options.display.max_colwidth = None  # show the whole text of a table's cells
     _print_environment()
     _print_settings(settings)
     return settings
 
 
-def _show_error_line(shell: InteractiveShell, *_: object, tb_offset: int | None) -> None:
-    """Show only the message of an error that the code does not explain, such as a full disk."""
-    shell.showtraceback(exception_only=True)
+def _show_error(
+    shell: InteractiveShell,
+    error_type: type[BaseException],
+    error: BaseException,
+    frames: TracebackType,
+    tb_offset: int | None = None,
+) -> None:
+    """Show the lines of the notebook that led to an error, and its message.
+
+    An error that no code explains, such as a full disk, is shown without lines. `%tb` shows
+    everything.
+    """
+    sys.last_type, sys.last_value, sys.last_traceback = error_type, error, frames  # for %tb
+    lines = []
+    if not isinstance(error, OSError | FloatingPointError | KeyboardInterrupt):
+        for frame in traceback.extract_tb(frames):
+            if re.search(r"ipykernel_\d+|<ipython-input", frame.filename):  # code of a cell
+                lines.append(f"line {frame.lineno} of {frame.name}: {frame.line}")
+        lines = [line.replace(" of <module>", " of the cell") for line in lines]
+    message = traceback.format_exception_only(error_type, error)
+    shell._showtraceback(error_type, error, [*lines, "".join(message).strip()])
 
 
 def _install_missing() -> None:
@@ -118,6 +147,8 @@ def _print_settings(settings: Settings) -> None:
 def save_and_show(figure: Figure, path: Path) -> Image:
     """Write a figure as a PNG file and return the same picture for the notebook to show.
 
+    The title of the figure becomes the alternative text of the picture.
+
     Args:
         figure: The figure.
         path: The file. Missing folders are created.
@@ -131,7 +162,8 @@ def save_and_show(figure: Figure, path: Path) -> Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", pil_kwargs={"optimize": True})
     atomic_write(path, buffer.getvalue())
-    return Image(buffer.getvalue())
+    # Screen readers and HTML pages read the alternative text from the metadata.
+    return Image(buffer.getvalue(), metadata={"alt": figure.get_suptitle()})
 
 
 def show_source(*objects: Callable | type) -> Markdown:
@@ -162,7 +194,7 @@ def collapsible(title: str, text: str) -> HTML:
 
 
 def load_image(path: str = "") -> PIL.Image.Image:
-    """Load the central square of an image, upright.
+    """Load the central square of an image, upright. Transparent parts become white.
 
     Args:
         path: The file. Without a path, load a photo of a flower that ships with scikit-learn.
@@ -171,10 +203,27 @@ def load_image(path: str = "") -> PIL.Image.Image:
         The RGB image.
 
     Raises:
-        OSError: If the file is missing or not an image.
+        OSError: If the file is missing, not an image, too large, or in a format that Pillow cannot
+            read.
     """
+    if re.match(r"\w+://", path):
+        raise OSError(f"{path} is an address: download the picture and give the path of the file")
     flower = importlib.resources.files("sklearn.datasets.images") / "flower.jpg"
-    image = ImageOps.exif_transpose(PIL.Image.open(path or flower)).convert("RGB")
+    file = Path(path).expanduser() if path else flower
+    try:
+        with PIL.Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+    except PIL.UnidentifiedImageError:
+        raise OSError(f"{file} is not a picture that can be read: save it as PNG or JPEG") from None
+    except PIL.Image.DecompressionBombError:
+        raise OSError(f"{file} has too many pixels: make it smaller than 1000x1000") from None
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):  # gray with more than 8 bits
+        values = np.asarray(image, dtype=np.float64)
+        largest = max(values.max(), 1 if image.mode == "F" else 65535)
+        image = PIL.Image.fromarray(np.uint8(255 * values.clip(0) / largest))
+    image = image.convert("RGBA")
+    white = PIL.Image.new("RGBA", image.size, "white")
+    image = PIL.Image.alpha_composite(white, image).convert("RGB")
     side = min(image.size)
     return ImageOps.fit(image, (side, side))
 

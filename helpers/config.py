@@ -171,5 +171,9 @@ def _read_integer(variable: str, default: int, minimum: int) -> int:
 
 
 def cifar10_root() -> Path:
-    """Return the folder of `cifar-10-batches-py`: CIFAR10_ROOT if set, otherwise `data/`."""
-    return ROOT / Path(os.environ.get("CIFAR10_ROOT") or "data").expanduser()
+    """Return the folder of `cifar-10-batches-py`: CIFAR10_ROOT if set, otherwise `data/`.
+
+    CIFAR10_ROOT may also be `cifar-10-batches-py` itself.
+    """
+    root = ROOT / Path(os.environ.get("CIFAR10_ROOT") or "data").expanduser()
+    return root.parent if root.name == "cifar-10-batches-py" else root

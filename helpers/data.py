@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import http.client
 import json
+import os
 import socket
 import ssl
 import sys
@@ -256,8 +257,8 @@ def load_cifar10(root: Path) -> ImageData:
 def download_cifar10(root: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
     """Download CIFAR-10 with torchvision from the first mirror that has it intact.
 
-    A mirror that stays silent for `TIMEOUT_SECONDS` is skipped. torchvision checks the MD5 sum
-    before it unpacks the archive.
+    An intact archive in the folder is used first. A mirror that stays silent for
+    `TIMEOUT_SECONDS` is skipped. torchvision checks the MD5 sum before it unpacks the archive.
 
     Args:
         root: The folder for `cifar-10-batches-py`.
@@ -265,11 +266,22 @@ def download_cifar10(root: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
 
     Raises:
         DataUnavailableError: If no mirror provides the archive. The message gives every reason.
-        OSError: If the disk is full or cannot be written.
+        OSError: If the folder cannot be written or the disk is full.
     """
     from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
 
+    folder = next(parent for parent in (root, *root.absolute().parents) if parent.exists())
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(
+            f"CIFAR-10 is not in {root}, and {folder} cannot be written: "
+            "set CIFAR10_ROOT to another folder"
+        )
     archive = root / CIFAR10.filename
+    if check_integrity(archive, CIFAR10.tgz_md5):
+        print(f"Unpacking {archive}", flush=True)
+        CIFAR10(root, download=True)  # downloads nothing, as the archive is there
+        return
     problems = []
     for url in mirrors:
         mirror = type("MirroredCIFAR10", (CIFAR10,), {"url": url})
@@ -289,8 +301,14 @@ def download_cifar10(root: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
             archive.unlink(missing_ok=True)
             return
     archive.unlink(missing_ok=True)
+    damaged = [
+        name
+        for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list)
+        if (file := root / CIFAR10.base_folder / name).exists() and not check_integrity(file, md5)
+    ]
+    state = f"damaged ({', '.join(damaged)})" if damaged else "not"
     raise DataUnavailableError(
-        f"CIFAR-10 is not in {root}, and {'; '.join(problems)}. "
+        f"CIFAR-10 is {state} in {root}, and {'; '.join(problems)}. "
         "Set CIFAR10_ROOT to the folder of cifar-10-batches-py, or set DATASET=sample."
     )
 

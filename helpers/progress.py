@@ -1,5 +1,7 @@
-"""Progress within an epoch: a bar in a terminal, one line that is overwritten in a notebook."""
+"""Progress of training: a bar in a terminal; in a notebook one line of text and a curve."""
 
+import base64
+import io
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -29,6 +31,7 @@ class ProgressBar:
     def __init__(self, enabled: bool = True):
         self.enabled = enabled
         self._handle = None
+        self._curve = None
         self._announced = False
 
     def track(self, batches: SizedIterable, description: str, remaining_steps: int) -> Iterator:
@@ -53,6 +56,41 @@ class ProgressBar:
             self._announced = True
             tracked = announce_time(tracked, remaining_steps)
         yield from tracked
+
+    def show_curve(self, epochs: list[dict[str, float]], total_epochs: int) -> None:
+        """In a notebook, draw the accuracies so far. After the last epoch, remove the drawing.
+
+        Args:
+            epochs: Rows with "epoch", "train_accuracy" and "test_accuracy" in %.
+            total_epochs: The number of epochs of the training.
+        """
+        if not self.enabled or not _in_notebook():
+            return
+        if len(epochs) == total_epochs:
+            if self._curve:
+                self._curve.update({"text/plain": ""}, raw=True)
+            return
+        from matplotlib.figure import Figure
+
+        figure = Figure((6, 2.5), dpi=100, layout="constrained", facecolor="white")
+        axis = figure.subplots()
+        for name, style in (("train", "o--"), ("test", "s-")):
+            accuracies = [row[f"{name}_accuracy"] for row in epochs]
+            axis.plot([row["epoch"] for row in epochs], accuracies, style, label=name)
+        axis.set(xlabel="epoch", ylabel="accuracy (%)", xlim=(0.5, total_epochs + 0.5))
+        axis.legend(loc="lower right")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        picture = {
+            "image/png": base64.b64encode(buffer.getvalue()).decode(),
+            "text/plain": f"accuracy after epoch {len(epochs)}",
+        }
+        if self._curve is None:
+            from IPython.display import display
+
+            self._curve = display(picture, raw=True, display_id=True)
+        else:
+            self._curve.update(picture, raw=True)
 
     def _track_in_notebook(self, batches: SizedIterable, description: str) -> Iterator:
         start = last_update = time.perf_counter()

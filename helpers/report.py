@@ -362,6 +362,8 @@ def write_notebook_reports(root: Path = ROOT) -> None:
 def write_run_report(run: str, root: Path = ROOT) -> Path:
     """Write the README.md of one run into the folder of the run.
 
+    Runs of all profiles are searched. Of several with the name, the newest counts.
+
     Args:
         run: The name of the run, for example "S9/mine".
         root: The folder that contains `results/`.
@@ -373,10 +375,15 @@ def write_run_report(run: str, root: Path = ROOT) -> Path:
         ValueError: If no such run is saved, or if a file of it is damaged (CorruptFileError).
         FileNotFoundError: If the run has no `log.txt`.
     """
-    folder = root / "results" / run
-    if not (folder / "metrics.json").is_file():
+    found = list(root.glob(f"results/{run}/metrics.json"))
+    found += root.glob(f"results/_*/{run}/metrics.json")
+    folder = max(found, key=lambda file: file.stat().st_mtime).parent if found else None
+    if not folder:
         saved = ", ".join(load_all_metrics(root / "results")) or "none"
-        raise ValueError(f"run={run}: there is no {folder / 'metrics.json'}; saved runs: {saved}")
+        raise ValueError(
+            f"run={run}: there is no {root / 'results' / run / 'metrics.json'}, nor one of another "
+            f"profile; saved runs: {saved}"
+        )
     title = f"{folder.parent.name}/{folder.name}"
     page = folder / "README.md"
     atomic_write(page, render_report(title, [folder], single_run=True))

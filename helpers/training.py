@@ -204,6 +204,7 @@ def fit(
             eta = seconds_per_epoch * (config.epochs - epoch)
             accelerator.print(format_epoch(history.epochs[-1], config.epochs, eta), flush=True)
             _save(checkpoint, parts, history, accelerator)
+            progress.show_curve(history.epochs, config.epochs)
     return history
 
 

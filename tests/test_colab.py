@@ -1,16 +1,18 @@
 """What notebooks show: source code, collapsed text, images and figures. Uploads and downloads."""
 
 import io
+import subprocess
 import sys
 import types
 
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 from helpers import colab, plotting
-from helpers.config import SMOKE, Settings
+from helpers.config import ROOT, SMOKE, Settings
 from helpers.data import load_sample
 from helpers.models import MODELS, get_model
 
@@ -139,3 +141,123 @@ def test_setup_works_in_any_folder_and_repeatedly(tmp_path, monkeypatch, capsys)
     assert "Training uses all images and all epochs." in capsys.readouterr().out
     with pytest.raises(ValueError, match="PROFILE=fast"):
         colab.setup("fast")
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "center"),
+    [
+        ("clear.png", lambda: Image.new("RGBA", (20, 20), (200, 0, 0, 0)), (255, 255, 255)),
+        ("half.png", lambda: Image.new("RGBA", (20, 20), (0, 0, 0, 128)), (127, 127, 127)),
+        ("palette.gif", lambda: Image.new("RGB", (20, 20), (0, 0, 255)).convert("P"), (0, 0, 255)),
+        (
+            "gray16.png",
+            lambda: Image.fromarray(np.full((20, 20), 32768, np.uint16)),
+            (127, 127, 127),
+        ),
+        (
+            "float.tiff",
+            lambda: Image.fromarray(np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20)),
+            (132, 132, 132),
+        ),
+    ],
+)
+def test_pictures_of_every_kind_keep_their_colors(name, make, center, tmp_path):
+    make().save(tmp_path / name)
+    pixels = np.asarray(colab.load_image(str(tmp_path / name)), dtype=int)
+    assert pixels.shape == (20, 20, 3)
+    assert np.abs(pixels[10, 10] - center).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("https://example.com/cat.jpg", "is an address: download the picture"),
+        ("photo.heic", "is not a picture that can be read: save it as PNG or JPEG"),
+        ("large.png", "has too many pixels"),
+    ],
+)
+def test_a_picture_that_cannot_be_used_is_one_line(path, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.heic").write_bytes(b"....ftypheic")
+    Image.new("L", (300, 300)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
+    with pytest.raises(OSError, match=message):
+        colab.load_image(path)
+
+
+def test_a_picture_in_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "cat.png")
+    assert colab.load_image("~/cat.png").size == (20, 20)
+
+
+def test_a_figure_has_its_title_as_alternative_text(tmp_path):
+    shown = colab.save_and_show(plotting.new_figure(2, 1, "Accuracy")[0], tmp_path / "a.png")
+    _, metadata = shown._repr_mimebundle_()
+    assert metadata["image/png"]["alt"] == "Accuracy"
+
+
+CELL = """
+from torch import nn
+import torch
+class Mine(nn.Module):
+    def forward(self, x):
+        return x.view(7, -1)
+Mine()(torch.zeros(2, 3))
+"""
+
+
+@pytest.fixture
+def shell(capsys):
+    shell = InteractiveShell()
+    shell.set_custom_exc((Exception, KeyboardInterrupt), colab._show_error)
+    return shell
+
+
+@pytest.mark.parametrize(
+    ("cell", "lines"),
+    [
+        (
+            CELL,
+            [
+                "line 6 of the cell: Mine()(torch.zeros(2, 3))",
+                "line 5 of forward: return x.view(7, -1)",
+                "RuntimeError: shape '[7, -1]' is invalid for input of size 6",
+            ],
+        ),
+        (
+            "from helpers import colab\ncolab.setup('Quick')",
+            [
+                "line 2 of the cell: colab.setup('Quick')",
+                "ValueError: PROFILE=Quick is unknown; it is one of auto, full, quick, smoke",
+            ],
+        ),
+        ("open('/nope')", ["FileNotFoundError: [Errno 2] No such file or directory: '/nope'"]),
+        ("raise KeyboardInterrupt", ["KeyboardInterrupt"]),
+    ],
+)
+def test_an_error_shows_the_lines_of_the_notebook_and_one_sentence(cell, lines, shell, capsys):
+    shell.run_cell(cell)
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_the_whole_traceback_of_an_error_is_there_on_request(shell, capsys):
+    shell.run_cell(CELL)
+    capsys.readouterr()
+    shell.run_cell("%tb")
+    assert "torch/nn/modules/module.py" in capsys.readouterr().out
+
+
+def test_a_kernel_without_the_packages_says_which_to_choose():
+    code = (
+        "import sys\nsys.modules['pandas'] = None\n"
+        "try:\n    from helpers import colab\n"
+        "except ModuleNotFoundError as error:\n    print(error)"
+    )
+    completed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    lines = completed.stdout.splitlines()
+    assert lines[0] == f"This notebook runs in {sys.executable}, which has no pandas."
+    assert "Choose the kernel of this project's .venv" in lines[1]
+    assert len(lines) == 2

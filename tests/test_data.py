@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from concurrent import futures
 from dataclasses import replace
 from pathlib import Path
@@ -198,7 +199,7 @@ def test_validation_is_split_before_the_profile_cuts():
     assert len(part.test_labels) == 50
     assert part.title.endswith("sample (validation split), first 50 validation images")
     reused = data_module.load_data(replace(settings, reuse=True), validation=True)
-    assert len(reused.train_labels) == 1_294, "a kept run is looked at on all images"
+    assert len(reused.train_labels) == 4_500, "a kept run is looked at on all images"
 
 
 @pytest.fixture
@@ -267,6 +268,40 @@ def test_no_source_is_a_clear_error_with_what_to_do(server, tmp_path):
         data_module.download_cifar10(tmp_path, server("truncated"))
     assert "truncated" in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_archive_in_the_folder_is_unpacked_without_a_network(server, tmp_path):
+    [url] = server("good")
+    data_module.download_cifar10(tmp_path / "first", (url,))
+    with urllib.request.urlopen(url) as archive:
+        (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive.read())
+    data_module.download_cifar10(tmp_path, ())
+    assert len(data_module.load_cifar10(tmp_path).train_labels) == 10
+    assert (tmp_path / "cifar-10-python.tar.gz").is_file(), "it is the user's own"
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "test_batch"])
+def test_a_damaged_batch_is_named(name, server, tmp_path):
+    data_module.download_cifar10(tmp_path, server("good"))
+    batch = tmp_path / "cifar-10-batches-py" / name
+    batch.write_bytes(batch.read_bytes()[:-1])
+    with pytest.raises(DataUnavailableError, match=rf"CIFAR-10 is damaged \({name}\) in "):
+        data_module.download_cifar10(tmp_path, ("http://127.0.0.1:9/x",))
+
+
+def test_a_folder_that_cannot_be_written_is_no_fault_of_the_sources(monkeypatch, tmp_path):
+    monkeypatch.setattr(data_module.os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(PermissionError, match="cannot be written: set CIFAR10_ROOT") as error:
+        data_module.download_cifar10(tmp_path / "new", ("http://127.0.0.1:9/x",))
+    assert "127.0.0.1" not in str(error.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_root_may_be_the_folder_of_the_batches_itself(monkeypatch, tmp_path):
+    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "cifar-10-batches-py"))
+    assert cifar10_root() == tmp_path
+    monkeypatch.setenv("CIFAR10_ROOT", "~/data")
+    assert cifar10_root() == Path.home() / "data"
 
 
 def test_what_a_killed_download_left_goes_with_the_next(server, tmp_path):

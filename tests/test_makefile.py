@@ -54,3 +54,31 @@ def test_badges_refuses_what_is_no_repository(clone, repository):
     result = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
     assert result.returncode != 0
     assert f"REPO='{repository}' is not of the form owner/name" in result.stderr
+
+
+def test_a_published_copy_has_its_own_address_and_absolute_links(clone):
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, clone)
+    shutil.copytree(ROOT / "notebooks", clone / "notebooks", dirs_exist_ok=True)
+    for repository in ("ann/first", "bob/second-name"):  # published, then forked
+        command = ["make", "badges", f"REPO={repository}"]
+        subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True)
+        texts = {path: path.read_text() for path in clone.rglob("*.ipynb")}
+        for name in ("pyproject.toml", "README.md"):
+            texts[clone / name] = (clone / name).read_text()
+        for path, text in texts.items():
+            assert "OWNER" not in text, path
+            assert "/cifar10-notebooks/" not in text, path
+            owners = re.findall(r"(?:github\.com|\.google\.com/github)/(ann|bob)/[\w-]+", text)
+            assert {*owners} <= {repository[:3]}, path
+        links = []
+        for path in clone.rglob("*.ipynb"):
+            links += re.findall(r"(!?)\[[^]\n]*\]\(([^)\\]+)", texts[path])
+        assert len(links) > 100
+        prefix = f"https://github.com/{repository}/"
+        for is_picture, link in links:
+            assert link.startswith(("http", "#")), link
+            if link.startswith(prefix) and "/actions/" not in link:
+                kind, branch, file = link.removeprefix(prefix).split("/", 2)
+                assert (kind, branch) == ("raw" if is_picture else "blob", "main")
+                assert (ROOT / file.partition("#")[0]).exists(), link

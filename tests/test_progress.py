@@ -170,3 +170,37 @@ def test_the_time_to_go_is_printed_once_and_without_the_first_steps(
     batches = Batches(clock, seconds)
     assert list(announce_time(batches, steps)) == list(range(len(seconds)))
     assert capsys.readouterr().out.splitlines() == ([line] if line else [])
+
+
+def test_a_notebook_shows_a_curve_that_grows_and_is_removed_at_the_end(monkeypatch):
+    shown = []
+
+    class Kernel:
+        kernel = property(lambda self: self)
+        display_pub = property(lambda self: self)
+
+        def publish(self, data, metadata=None, transient=None, update=False, **_):
+            shown.append((data, update, transient["display_id"]))
+
+    monkeypatch.setattr(InteractiveShell, "initialized", lambda: True)
+    kernel = Kernel()
+    monkeypatch.setattr(InteractiveShell, "instance", lambda: kernel)
+    rows = [
+        {"epoch": epoch, "train_accuracy": 40.0 + epoch, "test_accuracy": 50.0 + epoch}
+        for epoch in (1, 2, 3)
+    ]
+    bar = ProgressBar()
+    for number in (1, 2, 3):
+        bar.show_curve(rows[:number], total_epochs=3)
+    pictures, updates, ids = zip(*shown, strict=True)
+    assert len(set(ids)) == 1
+    assert updates == (False, True, True)
+    assert pictures[0]["image/png"] != pictures[1]["image/png"]
+    assert pictures[2] == {"text/plain": ""}, "stored outputs stay clean"
+    ProgressBar(enabled=False).show_curve(rows[:1], total_epochs=3)
+    assert len(shown) == 3
+
+
+def test_outside_a_notebook_there_is_no_curve(capsys):
+    ProgressBar().show_curve([{"epoch": 1, "train_accuracy": 1.0, "test_accuracy": 1.0}], 2)
+    assert capsys.readouterr().out == ""
