@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import io
 import os
 import signal
 import sys
@@ -318,7 +319,8 @@ def main() -> None:
     variable or file content, and 1 for any other of these errors.
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # an output in cp1252 lacks some characters
+        if isinstance(stream, io.TextIOWrapper):  # an output in cp1252 lacks some characters
+            stream.reconfigure(errors="replace")
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, functools.partial(_exit_on_signal, os.getpid()))
     try:

@@ -68,6 +68,10 @@ class Experiment:
 
         Args:
             data: Provides the channel means.
+
+        Raises:
+            TypeError: If `transform` is a Compose itself.
+            ValueError: If a step has an argument that Albumentations does not know.
         """
         if isinstance(self.transform, A.BaseCompose):
             raise TypeError(

@@ -152,6 +152,9 @@ def find_lr(
     Returns:
         "seed", "range_test": the columns of `lr_range_test`, and "short_runs": pairs of learning
         rate and loss, in the order in which they ran.
+
+    Raises:
+        FloatingPointError: If the loss of the range test is never a number.
     """
     processes = device.distributed_state()
     state = checkpoint.load() if checkpoint and processes.is_main_process else None

@@ -159,6 +159,7 @@ def _follow(source: Path, log_file: Path) -> Iterator[None]:
 
     logger = logging.getLogger("papermill")
     to_file = logging.FileHandler(log_file, mode="w", encoding="utf-8")
+    to_file.handleError = lambda record: None  # a full disk stops the notebook with its own error
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
     logger.propagate = False

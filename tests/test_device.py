@@ -99,7 +99,7 @@ def test_the_range_test_finds_where_the_loss_falls(sample):
     small = TrainConfig(epochs=9, batch_size=32, max_lr=0.1, peak_epoch=2)
     found = lr_range_test(get_model("s7_dropout"), sample, None, small, steps=40)
     assert np.isfinite(found["loss"]).all()
-    assert found["loss"].min() < 0.95 * found["loss"].iloc[0]
+    assert found["loss"].min() < 0.99 * found["loss"].iloc[0]
 
 
 def test_grad_cam_draws(sample, device):

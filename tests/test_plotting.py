@@ -226,7 +226,8 @@ def test_predictions_state_predicted_and_true_class(data):
     predicted = (data.test_labels + 1) % 10
     figure = plotting.plot_predictions(make_result(logits_for(predicted)), data, n=6)
     pairs = zip(predicted[:6], data.test_labels[:6], strict=True)
-    assert panel_titles(figure)[:6] == [f"{p}\n(true: {t})" for p, t in pairs]
+    captions = [f"{data.classes[p]}\n(true: {data.classes[t]})" for p, t in pairs]
+    assert panel_titles(figure)[:6] == captions
     assert np.array_equal(image_arrays(figure), data.test_images[:6])
     assert "first 6 test images" in figure.get_suptitle()
 
@@ -242,7 +243,9 @@ def test_misclassified_shows_the_first_mistakes_then_the_most_confident(data):
     assert np.array_equal(image_arrays(figure), data.test_images[order])
     probability = np.exp(5) / (np.exp(5) + 9)
     true = data.test_labels[8]
-    assert panel_titles(figure)[2] == f"{true}\n-> {(true + 1) % 10} ({probability:.0%})"
+    predicted_class = data.classes[(true + 1) % 10]
+    caption = f"{data.classes[true]}\n-> {predicted_class} ({probability:.0%})"
+    assert panel_titles(figure)[2] == caption
     assert "first 3 of 5 mistakes, then the 3 most confident" in figure.get_suptitle()
 
 
@@ -285,7 +288,9 @@ def test_confusion_matrix_has_the_true_classes_in_rows(data):
     assert matrix.shape == (10, 10)
     assert matrix[:3, :3].tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 1]]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
-    assert figure.get_suptitle().endswith("most frequent confusion: 0 predicted as 1, 2 times")
+    assert figure.get_suptitle().endswith(
+        "most frequent confusion: airplane predicted as automobile, 2 times"
+    )
 
 
 # -------------------------------------------------------------------------------------- models
