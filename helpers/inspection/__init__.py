@@ -27,11 +27,12 @@ from helpers.inspection.summary import (
     torchinfo_text,
     torchsummary_text,
 )
-from helpers.inspection.tracer import Layer, NotUnderstoodError, trace_layers
+from helpers.inspection.tracer import Layer, NotUnderstoodError, Trace, trace, trace_layers
 
 __all__ = [
     "Layer",
     "NotUnderstoodError",
+    "Trace",
     "count_mult_adds",
     "count_parameters",
     "effective_receptive_field",
@@ -47,5 +48,6 @@ __all__ = [
     "theoretical_receptive_field",
     "torchinfo_text",
     "torchsummary_text",
+    "trace",
     "trace_layers",
 ]

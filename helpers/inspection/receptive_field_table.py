@@ -33,7 +33,9 @@ def layer_path(layers: list[Layer]) -> list[Layer]:
         The layers on the path, in the order of execution.
     """
     by_name = {layer.name: layer for layer in layers}
-    name = next((layer.name for layer in reversed(layers) if not layer.gate), None)
+    ends = [layer.name for layer in layers if layer.is_output]
+    ends += [layer.name for layer in reversed(layers) if not layer.gate]
+    name = ends[0] if ends else None
     path = []
     while name in by_name:
         path.insert(0, by_name[name])
