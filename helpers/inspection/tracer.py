@@ -308,11 +308,11 @@ class ReceptiveFieldMode(TorchDispatchMode):
         while names:
             found |= names
             names = {s for name in names if name in by_name for s in by_name[name].sources} - found
-        return [
-            replace(layer, is_output=layer.name == field.source)
-            for layer in self.layers
-            if layer.name in found
-        ]
+        layers = [layer for layer in self.layers if layer.name in found]
+        ends = [x for x in layers if x.name in field.sources and not x.gate]
+        # Of several with the same field, the last: it may read the others.
+        end = max(reversed(ends), key=lambda layer: layer.field, default=None)
+        return [replace(layer, is_output=layer is end) for layer in layers]
 
     def _mark_gate(self, name: str) -> None:
         """Mark a layer and those before it as a gate, back to the one that still reads maps."""
