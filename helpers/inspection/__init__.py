@@ -19,6 +19,7 @@ from helpers.inspection.receptive_field_table import (
     receptive_field,
     receptive_field_of,
     receptive_field_table,
+    trace_table,
 )
 from helpers.inspection.summary import (
     count_mult_adds,
@@ -50,4 +51,5 @@ __all__ = [
     "torchsummary_text",
     "trace",
     "trace_layers",
+    "trace_table",
 ]

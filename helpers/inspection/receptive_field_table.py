@@ -98,7 +98,11 @@ def receptive_field_table(model: nn.Module, modules: bool = False) -> pd.DataFra
     Raises:
         NotUnderstoodError: If an operation mixes pixels in an unknown way.
     """
-    layers = trace_layers(model)
+    return trace_table(trace_layers(model), modules)
+
+
+def trace_table(layers: list[Layer], modules: bool = False) -> pd.DataFrame:
+    """Return the same as `receptive_field_table`, for layers that are traced already."""
     rows = {"input": [0, 0, 0, 0, format_size(layers[0].nin), 1, 1]}
     for layer in layers:
         sizes = (

@@ -1,12 +1,14 @@
 """The networks of the notebooks, one module each."""
 
+import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from helpers.config import validate_choice
-from helpers.device import eval_mode
+from helpers.device import eval_mode, preserve_random_state
 from helpers.files import format_error
 from helpers.inspection.fingerprint import FunctionLog
 from helpers.models.compact import Compact
@@ -53,24 +55,28 @@ def get_model(name: str) -> nn.Module:
     Raises:
         ValueError: If there is no such model, or `validate_model` refuses it.
     """
-    build = MODELS[validate_choice("network", name, MODELS)]
-    return validate_model(build())
+    model = MODELS[validate_choice("network", name, MODELS)]()
+    is_ours = type(model).__module__.startswith(f"{__name__}.")  # tested already
+    return model if is_ours else validate_model(model)
 
 
 def validate_model(model: nn.Module) -> nn.Module:
     """Check that a model can be trained here: its parameters, its input and its output.
 
     Args:
-        model: The model. It runs once in evaluation mode, which initializes lazy layers.
+        model: The model. It runs once in evaluation mode, which initializes lazy layers. A copy
+            of it takes a training step.
 
     Returns:
         The same model.
 
     Raises:
         ValueError: If the model does not map images (N, 3, 32, 32) to logits (N, 10) in float32,
-            has no parameters, or uses weights that are not among them.
+            has no parameters, uses weights that are not among them, or cannot be trained.
     """
     name = type(model).__name__
+    if hasattr(model, "_orig_mod"):
+        raise ValueError("a compiled network cannot be saved: give it without torch.compile")
     contract = "a network maps images (N, 3, 32, 32) to logits (N, 10), both float32"
     try:
         with eval_mode(model), FunctionLog() as log:
@@ -95,4 +101,24 @@ def validate_model(model: nn.Module) -> nn.Module:
             f"{name} has no parameters that require gradients: expected at least one. Add a layer "
             "such as nn.Conv2d or nn.Linear"
         )
+    # Ghost batch normalization and the like need more than two images.
+    error = _training_error(model, 2) and _training_error(model, 32)
+    if error:
+        raise ValueError(f"{name} cannot be trained: {error}")
     return model
+
+
+def _training_error(model: nn.Module, num_images: int) -> str | None:
+    """Return what goes wrong if a copy of a model takes a training step; None if nothing does."""
+    try:
+        with torch.enable_grad(), preserve_random_state():
+            model = copy.deepcopy(model).train()
+            logits = model(torch.rand(num_images, 3, 32, 32))
+            if not isinstance(logits, Tensor):
+                return f"in training mode it gives a {type(logits).__name__}, not a tensor"
+            if logits.shape != (num_images, 10):
+                return f"in training mode it gives {tuple(logits.shape)} for {num_images} images"
+            F.cross_entropy(logits, torch.zeros(num_images, dtype=torch.long)).backward()
+    except Exception as error:  # the code of the model may raise anything
+        return format_error(error)
+    return None
