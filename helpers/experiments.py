@@ -43,6 +43,7 @@ class Experiment:
         config: The hyperparameters.
         reference_accuracy: The test accuracy in % that the submission published.
         find_lr: Find `config.max_lr` with the learning rate finder before training.
+        lr_found: Whether the learning rate finder has found `config.max_lr`.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Experiment:
     config: TrainConfig
     reference_accuracy: float | None = None
     find_lr: bool = False
+    lr_found: bool = False
 
     @property
     def notebook(self) -> str:
@@ -299,7 +301,10 @@ def _apply_lr_search(
     max_lr = lr_finder.interpolate_best_lr(dict(search["short_runs"]))
     scaled = replace(config, max_lr=max_lr).scale_batch_size(experiment.config.batch_size)
     experiment = replace(
-        experiment, config=replace(experiment.config, max_lr=scaled.max_lr), find_lr=False
+        experiment,
+        config=replace(experiment.config, max_lr=scaled.max_lr),
+        find_lr=False,
+        lr_found=True,
     )
     return experiment, pd.DataFrame(search["range_test"]), lr_trials
 
@@ -494,7 +499,7 @@ def _check_same_config(experiment: Experiment, metrics: dict, folder: Path) -> N
 def _describe(experiment: Experiment, data: ImageData, settings: Settings) -> dict:
     """Return what `metrics.json` says about the experiment itself."""
     config = experiment.config
-    steps = experiment.make_transform(data).to_dict()["transform"]["transforms"]
+    transform = experiment.make_transform(data).to_dict()["transform"]
     return {
         "notebook": experiment.notebook,
         "net": experiment.model,
@@ -503,7 +508,27 @@ def _describe(experiment: Experiment, data: ImageData, settings: Settings) -> di
         "batch_size": config.batch_size,
         "optimizer": config.optimizer,
         "max_lr": config.max_lr,
+        "lr_finder": experiment.lr_found,
         "recipe": experiment.to_dict(),
-        "augmentation": [[step.pop("__class_fullname__"), step] for step in steps],
+        "augmentation": describe_transform(transform),
         "channel_means": data.mean.tolist(),
     }
+
+
+def describe_transform(transform: dict) -> list[list]:
+    """Return what `metrics.json` says about a transform: pairs of name and options.
+
+    Containers that always run all of their transforms are replaced by these. Others, such as OneOf
+    or a Compose with p < 1, keep theirs as the option "transforms".
+
+    Args:
+        transform: The transform in the form of Albumentations' `to_dict`.
+    """
+    options = dict(transform)
+    name = options.pop("__class_fullname__")
+    if "transforms" not in options:
+        return [[name, options]]
+    steps = [step for inner in options["transforms"] for step in describe_transform(inner)]
+    if name in ("Compose", "Sequential") and options["p"] == 1:
+        return steps
+    return [[name, {"p": options["p"], "transforms": steps}]]

@@ -78,7 +78,8 @@ def load_named_model(name: str) -> nn.Module:
         except AttributeError as error:
             if hasattr(module, match["class_name"]):
                 raise ValueError(f"{name} cannot be built: {format_error(error)}") from error
-            raise ValueError(f"{name}: {_list_candidates(module)}") from None
+            candidates = _list_candidates(module)
+            raise ValueError(f"{name}: there is no such class; {candidates}") from None
         except (Exception, SystemExit) as error:
             raise ValueError(f"{name} cannot be built: {format_error(error)}") from error
         if not isinstance(model, nn.Module):
@@ -116,7 +117,7 @@ def _find_model(name: str, module: ModuleType) -> nn.Module:
         raise ValueError(f"{name} has several networks: choose one, {name}:{' or :'.join(models)}")
     reasons = f": {'; '.join(problems)}" if problems else ""
     raise ValueError(
-        f"{name}: no class gives (N, 10) without arguments{reasons}. {_list_candidates(module)}"
+        f"{name}: no class gives (N, 10) without arguments{reasons}; {_list_candidates(module)}"
     )
 
 
@@ -261,8 +262,8 @@ def check_models(
             ? of `glob`.
         run_dir: A folder with the metrics.json of a run. If given, the requirements on the run are
             checked as well.
-        csv_file: A file to write, with a row for each model. A row is written as soon as its model is
-            checked.
+        csv_file: A file to write, with a row for each model. A row is written as soon as its model
+            is checked.
 
     Returns:
         The exit code: 0 if all that is required is met, 1 if not, 2 if a model cannot be checked.
@@ -304,6 +305,7 @@ def _check_model(notebook: str, name: str, run_dir: Path | None, metrics: dict |
             checked = requirements.check_facts(notebook, facts)
         except Exception as error:  # a model may fail in any way; check the others all the same
             message = str(error) if isinstance(error, ValueError) else format_error(error)
+            message = message.removeprefix(f"{name}: ")
             print(f"  error: {message}", flush=True)
             return {"error": message}
     notes = [f"warning: {' '.join(str(warning.message).split())}" for warning in caught]

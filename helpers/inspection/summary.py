@@ -108,4 +108,5 @@ def _copy_for_summary(model: nn.Module) -> nn.Module:
 
     torchsummary would run the model in training mode and change its batch normalization.
     """
-    return copy.deepcopy(model).cpu().float().eval()
+    with torch.no_grad():  # a scripted module is copied by operations
+        return copy.deepcopy(model).cpu().float().eval()

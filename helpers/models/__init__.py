@@ -111,8 +111,9 @@ def validate_model(model: nn.Module) -> nn.Module:
 def _training_error(model: nn.Module, num_images: int) -> str | None:
     """Return what goes wrong if a copy of a model takes a training step; None if nothing does."""
     try:
-        with torch.enable_grad(), preserve_random_state():
+        with torch.no_grad():  # a scripted module is copied by operations
             model = copy.deepcopy(model).train()
+        with torch.enable_grad(), preserve_random_state():
             logits = model(torch.rand(num_images, 3, 32, 32))
             if not isinstance(logits, Tensor):
                 return f"in training mode it gives a {type(logits).__name__}, not a tensor"
