@@ -288,7 +288,7 @@ def test_the_class_whose_output_has_ten_values_is_found(tmp_path, capsys):
     assert count(load_named_model(f"{tmp_path}/net.py")) == 28 * 8 + 16 + 90
     assert capsys.readouterr().out == ""
     (tmp_path / "two.py").write_text(f"{CLASSES}\nclass Other(Net):\n    pass")
-    with pytest.raises(ValueError, match="several networks: choose one, .*py:Net or :Other"):
+    with pytest.raises(ValueError, match=r"several networks: choose one, .*py:Net or :Other"):
         load_named_model(f"{tmp_path}/two.py")
     (tmp_path / "wants.py").write_text(CLASSES.replace("width=8", "width"))
     with pytest.raises(ValueError, match=r"Net \(TypeError: .*'width'\); its .*: Block, Net$"):
@@ -314,7 +314,7 @@ def test_a_notebook_is_read_without_its_training(tmp_path):
     (tmp_path / "S9.ipynb").write_text(json.dumps({"cells": cells}))
     for name in ("S9.ipynb", "S9.ipynb:Net", "S9.ipynb:Net(norm='none')"):
         assert count(load_named_model(f"{tmp_path}/{name}")) >= 28 * 8 + 90
-    with pytest.raises(ValueError, match="left out: ModuleNotFoundError.*; SyntaxError"):
+    with pytest.raises(ValueError, match=r"left out: ModuleNotFoundError.*; SyntaxError"):
         load_named_model(f"{tmp_path}/S9.ipynb:Mine")
 
 

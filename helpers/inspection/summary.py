@@ -4,7 +4,6 @@ The model is left unchanged: a copy of it runs.
 """
 
 import contextlib
-import copy
 import io
 import re
 from collections import Counter
@@ -15,6 +14,7 @@ import torchinfo
 import torchsummary
 from torch import nn
 
+from helpers.device import copy_model
 from helpers.inspection.tracer import NotUnderstoodError, trace
 
 
@@ -108,5 +108,4 @@ def _copy_for_summary(model: nn.Module) -> nn.Module:
 
     torchsummary would run the model in training mode and change its batch normalization.
     """
-    with torch.no_grad():  # a scripted module is copied by operations
-        return copy.deepcopy(model).cpu().float().eval()
+    return copy_model(model).cpu().float().eval()

@@ -5,7 +5,6 @@ they miss functional poolings and convolutions, slices and strided views that sk
 that meet (the largest field counts), gates, and modules that are used twice.
 """
 
-import copy
 import traceback
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -20,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.module_tracker import ModuleTracker
 
-from helpers.device import eval_mode
+from helpers.device import copy_model, eval_mode
 from helpers.inspection.op_call import OpCall
 from helpers.inspection.operations import MATRIX_PRODUCTS, OpResult, apply_rule, count_mult_adds
 from helpers.inspection.receptive_field import Pair, ReceptiveField, find_gates
@@ -145,8 +144,7 @@ def trace(model: nn.Module, image_size: int = 32) -> Trace:
     Raises:
         NotUnderstoodError: If an operation mixes pixels in an unknown way.
     """
-    with torch.no_grad():  # a scripted module is copied by operations
-        model = copy.deepcopy(model).cpu().float()
+    model = copy_model(model).cpu().float()
     for parameter in model.parameters():  # ModuleTracker fails on those that require gradients
         parameter.requires_grad_(False)
     generator = torch.Generator().manual_seed(0)

@@ -1,6 +1,5 @@
 """The networks of the notebooks, one module each."""
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helpers.config import validate_choice
-from helpers.device import eval_mode, preserve_random_state
+from helpers.device import copy_model, eval_mode, preserve_random_state
 from helpers.files import format_error
 from helpers.inspection.fingerprint import FunctionLog
 from helpers.models.compact import Compact
@@ -111,8 +110,7 @@ def validate_model(model: nn.Module) -> nn.Module:
 def _training_error(model: nn.Module, num_images: int) -> str | None:
     """Return what goes wrong if a copy of a model takes a training step; None if nothing does."""
     try:
-        with torch.no_grad():  # a scripted module is copied by operations
-            model = copy.deepcopy(model).train()
+        model = copy_model(model).train()
         with torch.enable_grad(), preserve_random_state():
             logits = model(torch.rand(num_images, 3, 32, 32))
             if not isinstance(logits, Tensor):
