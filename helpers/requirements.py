@@ -109,13 +109,14 @@ class ModelFacts:
 
     @cached_property
     def head(self) -> list[Layer]:
-        """The layers between the last maps and the logits, with those that pool the maps."""
+        """The layers between the last maps and the logits, with the last global poolings."""
         names = {layer.name for layer in self.layers if layer.is_output}
         head = []
         for layer in reversed(self.branches):
             if layer.name in names:
                 head.insert(0, layer)
-                names |= layer.sources if max(layer.nin) == 1 else set()
+                if max(layer.nin) == 1 and layer.kind not in ("gap", "gmp"):
+                    names |= layer.sources
         return head
 
 

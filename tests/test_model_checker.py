@@ -307,7 +307,7 @@ def test_a_notebook_is_read_without_its_training(tmp_path):
         "%matplotlib inline\n!pip install nothing\nimport nothing_of_that_name",
         CLASSES,
         "from torch.optim import SGD\nmodel = Net()\nraise SystemExit('trained')",
-        "not Python",
+        "not = Python",
     ]
     cells = [{"cell_type": "code", "source": source.splitlines(True)} for source in sources]
     cells.insert(1, {"cell_type": "markdown", "source": ["text"]})

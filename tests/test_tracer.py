@@ -322,12 +322,14 @@ def test_a_sum_that_mixes_tokens_is_no_gate():
 
 def test_an_index_from_the_image_may_pick_channels_but_not_positions():
     def pick(dim):
-        return lambda model, x: model.conv(
-            torch.gather(x, dim, model.conv(x).argmax(dim, keepdim=True)[:, :1])
-        )
+        def forward(model, x):
+            index = model.conv(x).argmax(dim, keepdim=True)
+            return model.conv(torch.gather(x, dim, index).expand(-1, 3, -1, -1))
+
+        return forward
 
     layers = trace_layers(Forward(pick(1), conv=nn.Conv2d(3, 3, 3, padding=1)))
-    assert layers
+    assert [layer.field for layer in layers] == [(3, 3), (5, 5)]
     for dim in (2, 3):
         with pytest.raises(NotUnderstoodError, match=r"gather in .*: its index depends"):
             trace_layers(Forward(pick(dim), conv=nn.Conv2d(3, 3, 3, padding=1)))

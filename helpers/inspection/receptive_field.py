@@ -192,9 +192,10 @@ class ReceptiveField:
         has_copies = self.bounds[0].dim() == 4 and batch > num_images and not batch % num_images
         if not has_copies or 0 not in {*self.spatial_dims[0], *self.spatial_dims[1]}:
             return self
-        for lower, upper in (self.bounds[:2], self.bounds[2:]):
-            seen = upper.flatten(1).amax(1) + lower.flatten(1).amax(1)  # by each image
-            if not bool((2 * seen >= upper.amax() + lower.amax()).all()):
+        for axis in (0, 1):
+            centers = (self.bounds[2 * axis + 1] - self.bounds[2 * axis]).flatten(1) / 2
+            covered = centers.amax(1) - centers.amin(1) + float(self.jump[axis])
+            if not bool((covered >= 0.75 * (centers.amax() - centers.amin())).all()):
                 return self
         bounds = tuple(copy_layout(bound[:1].expand_as(bound), bound) for bound in self.bounds)
         return replace(self, bounds=bounds).measure_jump()
