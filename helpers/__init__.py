@@ -24,6 +24,7 @@ Training:
     lr_finder         learning rate finder
     requirements      the requirements of the assignments, and their checks
     results           the files of a run: weights, metrics, tables
+    comparison        whether two results differ by more than chance
     experiments       which network is trained how, and how a run is done
     quick_profile     the number of images that a quick run can train on
 

@@ -170,7 +170,11 @@ def check_command(
         str, typer.Argument(help="The notebook with the requirements, for example 'S9'.")
     ],
     networks: Annotated[
-        list[str], typer.Argument(help="Networks, for example 's9' or 'my_network.py:Net'.")
+        list[str],
+        typer.Argument(
+            help="Networks, for example 's9', 'my_network.py', 'S9.ipynb:Mine', "
+            "'my_network.py:Net(dropout=0.1)' or 'class/*/net.py'."
+        ),
     ],
     run: Annotated[
         Path | None,
@@ -180,8 +184,10 @@ def check_command(
 ) -> None:
     """Check networks against an assignment.
 
-    A FILE.py:CLASS is imported, that is, executed. The exit code is 0 if all requirements are met,
-    1 if not, 2 if a network cannot be checked.
+    A file is executed with all rights of yours. Without a class, the one whose output is (N, 10)
+    is taken. Of a notebook only definitions, imports and constants are executed. Bonuses and
+    claims are counted apart. The exit code is 0 if all requirements are met, 1 if not, 2 if a
+    network cannot be checked.
     """
     from helpers.model_checker import check_models
 
@@ -195,13 +201,16 @@ def summary_command(
     ],
 ) -> None:
     """Print the layers and receptive fields of a network."""
-    from helpers.inspection import count_mult_adds, receptive_field_table, torchsummary_text
+    from helpers.files import try_or_none
+    from helpers.inspection import torchsummary_text, trace, trace_table
     from helpers.model_checker import load_named_model
 
     model = load_named_model(network)
-    print(torchsummary_text(model))
-    print(f"Mult-adds: {count_mult_adds(model) / 1e6:,.2f} M\n")
-    print(receptive_field_table(model).to_string())
+    if summary := try_or_none("summary", lambda: torchsummary_text(model)):
+        print(summary)
+    if traced := try_or_none("number of multiply-adds and table of layers", lambda: trace(model)):
+        print(f"Mult-adds: {traced.mult_adds / 1e6:,.2f} M\n")
+        print(trace_table(traced.layers).to_string())
 
 
 @app.command("seeds")

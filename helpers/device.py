@@ -1,6 +1,7 @@
 """Device, mixed precision, memory format, and evaluation mode."""
 
 import contextlib
+import copy
 import ctypes
 import os
 import platform
@@ -128,6 +129,21 @@ def preserve_random_state() -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+def copy_model(model: nn.Module) -> nn.Module:
+    """Return a copy of a model, which may have scripted modules or computed weights.
+
+    `copy.deepcopy` alone refuses weights that a hook has computed, as `weight_norm` does.
+
+    Args:
+        model: The model.
+    """
+    values = [value for module in model.modules() for value in vars(module).values()]
+    computed = [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
+    memo = {id(value): value.detach().clone() for value in computed}
+    with torch.no_grad():  # a scripted module is copied by operations
+        return copy.deepcopy(model, memo)
 
 
 @contextlib.contextmanager

@@ -132,19 +132,18 @@ def evaluate_model(
         The entries for `metrics.json`, accuracies in %, and the logits (N, 10) of the test images.
     """
     logits = predict(model, data, data.test_images).cpu().numpy()
-    fields = try_or_none("receptive field", lambda: inspection.receptive_field(model))
+    traced = try_or_none("receptive field and multiply-adds", lambda: inspection.trace(model))
     receptive_field = {}
-    if fields:
-        before_pooling, including_pooling = fields
+    if traced:
+        before_pooling, including_pooling = inspection.receptive_field_of(traced.layers)
         receptive_field = {
             "before_pooling": inspection.format_size(before_pooling),
             "including_pooling": inspection.format_size(including_pooling),
         }
+    buffer_weights = traced.num_buffer_weights if traced else 0
     measured = {
-        "params": inspection.count_parameters(model),
-        "mult_adds": try_or_none(
-            "number of multiply-adds", lambda: inspection.count_mult_adds(model)
-        ),
+        "params": inspection.count_parameters(model) + buffer_weights,
+        "mult_adds": traced.mult_adds if traced else None,
         "receptive_field": receptive_field,
         "test_images": len(data.test_labels),
         "test_accuracy": test_accuracy(logits, data),

@@ -23,7 +23,7 @@ from helpers.files import atomic_write, corruption_guard, file_lock, format_erro
 from helpers.init import initialize_
 from helpers.inspection import model_fingerprint
 from helpers.inspection.fingerprint import without_addresses
-from helpers.models import MODELS, get_model, validate_training
+from helpers.models import MODELS, get_model
 from helpers.optim import TrainConfig, scale_to_profile
 from helpers.results import Result
 from helpers.training import History, fit, format_epoch, set_seed
@@ -45,6 +45,7 @@ class Experiment:
         config: The hyperparameters.
         reference_accuracy: The test accuracy in % that the submission published.
         find_lr: Find `config.max_lr` with the learning rate finder before training.
+        lr_found: Whether the learning rate finder has found `config.max_lr`.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Experiment:
     config: TrainConfig
     reference_accuracy: float | None = None
     find_lr: bool = False
+    lr_found: bool = False
 
     @property
     def notebook(self) -> str:
@@ -260,9 +262,8 @@ def _train_seed(experiment: Experiment, data: ImageData, settings: Settings, see
     """Train one seed of an experiment, or continue it, and evaluate its weights."""
     accelerator = device.create_accelerator()  # new for each seed: loss scaling has a state
     model = build_initialized_model(experiment, data, seed)
-    # What fails in the end fails before the training: tables, weights, a training step.
+    # What fails in the end fails before the training: tables and weights.
     results.model_tables(model)
-    validate_training(model)
     try:
         results.load_model(experiment.model, results.serialize_weights(model), accelerator.device)
     except RuntimeError as error:
@@ -368,7 +369,10 @@ def _apply_lr_search(
     max_lr = lr_finder.interpolate_best_lr(dict(search["short_runs"]))
     scaled = replace(config, max_lr=max_lr).scale_batch_size(experiment.config.batch_size)
     experiment = replace(
-        experiment, config=replace(experiment.config, max_lr=scaled.max_lr), find_lr=False
+        experiment,
+        config=replace(experiment.config, max_lr=scaled.max_lr),
+        find_lr=False,
+        lr_found=True,
     )
     return experiment, pd.DataFrame(search["range_test"]), lr_trials
 
@@ -574,7 +578,7 @@ def _check_same_config(experiment: Experiment, metrics: dict, folder: Path) -> N
 def _describe(experiment: Experiment, data: ImageData, settings: Settings) -> dict:
     """Return what `metrics.json` says about the experiment itself."""
     config = experiment.config
-    steps = experiment.make_transform(data).to_dict()["transform"]["transforms"]
+    transform = experiment.make_transform(data).to_dict()["transform"]
     return {
         "notebook": experiment.notebook,
         "net": experiment.model,
@@ -583,7 +587,27 @@ def _describe(experiment: Experiment, data: ImageData, settings: Settings) -> di
         "batch_size": config.batch_size,
         "optimizer": config.optimizer,
         "max_lr": config.max_lr,
+        "lr_finder": experiment.lr_found,
         "recipe": experiment.to_dict(),
-        "augmentation": [[step.pop("__class_fullname__"), step] for step in steps],
+        "augmentation": describe_transform(transform),
         "channel_means": data.mean.tolist(),
     }
+
+
+def describe_transform(transform: dict) -> list[list]:
+    """Return what `metrics.json` says about a transform: pairs of name and options.
+
+    Containers that always run all of their transforms are replaced by these. Others, such as OneOf
+    or a Compose with p < 1, keep theirs as the option "transforms".
+
+    Args:
+        transform: The transform in the form of Albumentations' `to_dict`.
+    """
+    options = dict(transform)
+    name = options.pop("__class_fullname__")
+    if "transforms" not in options:
+        return [[name, options]]
+    steps = [step for inner in options["transforms"] for step in describe_transform(inner)]
+    if name in ("Compose", "Sequential") and options["p"] == 1:
+        return steps
+    return [[name, {"p": options["p"], "transforms": steps}]]

@@ -6,6 +6,7 @@ requires. Then the functions that apply it to a model or to a finished run.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,6 @@ from torch import nn
 from helpers.files import format_error
 from helpers.inspection import (
     Layer,
-    count_parameters,
     format_size,
     layer_path,
     receptive_field_of,
@@ -29,6 +29,10 @@ MIN_BLOCKS = 4
 RECEPTIVE_FIELD_BOUND = 44  # pixels; the receptive field must exceed it
 CUTOUT_SIZE = 16  # pixels
 IMAGE_SIZE = 32  # pixels
+# Names of modules that call themselves blocks, such as c1, block2 or features.stage_3.
+BLOCK_NAME = re.compile(
+    r"(?P<name>(?P<family>(\w+\.)*?(c|block|stage|layer|conv_?block)_?)\d+)\.", re.IGNORECASE
+)
 
 CheckResult = tuple[str, bool]  # what was measured, and whether it passes
 
@@ -41,10 +45,13 @@ class Requirement:
         text: What the assignment requires. metrics.json stores this text.
         check: Takes what the requirement is about (ModelFacts, or the metrics of a run) and returns
             what was measured and whether it passes.
+        kind: "required" by the assignment, "bonus" for its extra points, or "claimed" by the
+            submission only.
     """
 
     text: str
     check: Callable[[Any], CheckResult]
+    kind: str = "required"
 
 
 @dataclass(frozen=True)
@@ -60,29 +67,57 @@ class ModelFacts:
     """What the checks on a model look at.
 
     Attributes:
-        layers: All layers, in the order of execution.
-        parameter_count: The number of trainable parameters.
-        used_parameter_count: How many of them affect the logits.
+        layers: All layers that the logits depend on, in the order of execution.
+        parameter_count: The number of weights: all parameters, and buffers that a layer uses as
+            weights.
+        used_parameter_count: How many of them were read.
+        frozen_parameter_count: How many of them are not trained.
+        ends_in_softmax: Whether the output is probabilities in place of logits.
     """
 
     layers: list[Layer]
     parameter_count: int
     used_parameter_count: int
+    frozen_parameter_count: int
+    ends_in_softmax: bool
 
     @classmethod
     def of_model(cls, model: nn.Module) -> "ModelFacts":
         """Trace a model and count its parameters."""
-        layers, used_names = trace(model)
-        used = 0
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and name in used_names:
-                used += parameter.numel()
-        return cls(layers, count_parameters(model), used)
+        traced = trace(model)
+        buffers = traced.num_buffer_weights
+        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
+        sums = traced.output.sum(-1)
+        return cls(
+            layers=traced.layers,
+            parameter_count=sum(sizes.values()) + buffers,
+            used_parameter_count=sum(sizes[name] for name in traced.parameters) + buffers,
+            frozen_parameter_count=sum(sizes[name] for name in frozen) + buffers,
+            ends_in_softmax=bool((traced.output >= 0).all() and ((sums - 1).abs() < 1e-4).all()),
+        )
 
     @cached_property
     def path(self) -> list[Layer]:
         """The main path from the image to the logits, without shortcuts and narrower branches."""
         return layer_path(self.layers)
+
+    @cached_property
+    def branches(self) -> list[Layer]:
+        """The layers on any path to the logits. Layers of gates are left out."""
+        return [layer for layer in self.layers if not layer.gate]
+
+    @cached_property
+    def head(self) -> list[Layer]:
+        """The layers between the last maps and the logits, with the last global poolings."""
+        names = {layer.name for layer in self.layers if layer.is_output}
+        head = []
+        for layer in reversed(self.branches):
+            if layer.name in names:
+                head.insert(0, layer)
+                if max(layer.nin) == 1 and layer.kind not in ("gap", "gmp"):
+                    names |= layer.sources
+        return head
 
 
 # ----------------------------------------------------------------------------- Kinds of layers
@@ -109,8 +144,8 @@ def is_conv(layer: Layer) -> bool:
 
 
 def is_spatial_conv(layer: Layer) -> bool:
-    """Return whether the layer is a convolution with a kernel larger than 1x1."""
-    return is_conv(layer) and max(layer.kernel) > 1
+    """Return whether the layer is a convolution of maps with a kernel larger than 1x1."""
+    return is_conv(layer) and max(layer.kernel) > 1 and max(layer.nin) > 1
 
 
 def is_dilated(layer: Layer) -> bool:
@@ -121,26 +156,21 @@ def is_dilated(layer: Layer) -> bool:
 def is_downsampling(layer: Layer) -> bool:
     """Return whether the layer shrinks its feature maps on purpose, but not to a single pixel.
 
-    It does so by a stride, a pooling, a dilated kernel, or by a third of the height or more. An
-    unpadded convolution that only loses the border does not count.
+    It does so by a stride, a pooling or a dilated kernel. An unpadded convolution that only loses
+    the border does not count.
     """
-    on_purpose = (
-        max(layer.stride) > 1
-        or is_local_pool(layer)
-        or is_dilated(layer)
-        or 3 * layer.nout[0] <= 2 * layer.nin[0]
-    )
+    on_purpose = max(layer.stride) > 1 or is_local_pool(layer) or is_dilated(layer)
     return on_purpose and layer.nout < layer.nin and max(layer.nout) > 1
-
-
-def is_dilated_downsampling(layer: Layer) -> bool:
-    """Return whether the layer is a dilated convolution that shrinks its feature maps."""
-    return is_dilated(layer) and layer.nout < layer.nin
 
 
 def is_strided(layer: Layer) -> bool:
     """Return whether the layer is a convolution larger than 1x1, of stride 2 and not dilated."""
     return is_spatial_conv(layer) and layer.stride == (2, 2) and not is_dilated(layer)
+
+
+def is_strided_3x3(layer: Layer) -> bool:
+    """Return whether the layer is a 3x3 convolution of stride 2."""
+    return is_conv(layer) and layer.kernel == (3, 3) and layer.stride == (2, 2)
 
 
 def is_pointwise(layer: Layer) -> bool:
@@ -180,73 +210,163 @@ def check_separable(facts: ModelFacts, min_count: int = 1) -> CheckResult:
     return _list_names(names), len(names) >= min_count
 
 
+def check_dilated(facts: ModelFacts) -> CheckResult:
+    """Check that there is a dilated convolution larger than 1x1. Every path counts."""
+    names = [layer.name for layer in facts.branches if is_dilated(layer)]
+    return _list_names(names), bool(names)
+
+
+def check_strided(facts: ModelFacts, predicate: Callable[[Layer], bool], count: int) -> CheckResult:
+    """Check that there are `count` layers that match `predicate`, each on maps of another size.
+
+    Every path counts. Layers side by side read maps of the same size and count once.
+    """
+    by_size = {layer.nin: layer.name for layer in reversed(facts.branches) if predicate(layer)}
+    names = [*by_size.values()][::-1]
+    return _list_names(names), len(names) >= count
+
+
+def check_dilated_downsampling(facts: ModelFacts) -> CheckResult:
+    """Check that a dilated convolution shrinks the maps in place of a pooling or a stride.
+
+    It has a stride itself, or takes a quarter of the height or more. If nothing in the model has a
+    stride or pools over a window, it counts if it takes more than the same kernel undilated. A
+    dilated convolution that only lacks some padding replaces nothing.
+    """
+    others = [layer for layer in facts.branches if is_conv(layer) or is_local_pool(layer)]
+    nothing_strides = all(max(layer.stride) == 1 for layer in others)
+    names = []
+    for layer in filter(is_dilated, facts.branches):
+        lost = layer.nin[0] - layer.nout[0]
+        replaces = 4 * lost >= layer.nin[0] or (nothing_strides and lost >= layer.kernel[0])
+        if layer.nout < layer.nin and (max(layer.stride) > 1 or replaces):
+            names.append(layer.name)
+    return _list_names(names), bool(names)
+
+
+def check_global_average_pooling(facts: ModelFacts) -> CheckResult:
+    """Check that the last maps are averaged, on any path to the logits."""
+    texts = []
+    for layer in filter(is_global_average_pool, facts.head):
+        kernel, size = (f"{height}x{width}" for height, width in (layer.kernel, layer.nin))
+        text = (
+            f"{layer.name} (reads {kernel} of {size})" if layer.kernel < layer.nin else layer.name
+        )
+        texts.append(text)
+    return _list_names(texts), bool(texts)
+
+
 def check_blocks(
     facts: ModelFacts, also_ends_block: Callable[[Layer], bool] | None = None
 ) -> CheckResult:
     """Check for C1-C2-C3-C4-O: at least four blocks of convolutions larger than 1x1.
 
-    A layer that shrinks the feature maps ends a block.
+    A layer that shrinks the feature maps ends a block. Modules named as four blocks are blocks as
+    well. The measured text says which further rule made it four.
 
     Args:
         facts: The model.
         also_ends_block: Further layers that end a block if there are fewer than four without them.
-            The measured text then says so.
     """
     parts = split_into_blocks(facts.path, is_downsampling)
-    note = ""
-    if _count_blocks(parts) < MIN_BLOCKS and also_ends_block:
-        more_parts = split_into_blocks(
-            facts.path, lambda layer: is_downsampling(layer) or also_ends_block(layer)
-        )
-        if _count_blocks(more_parts) >= MIN_BLOCKS:
-            parts = more_parts
-            note = "; 1x1 convolutions end blocks, too"
-
-    texts = []
-    number = 0
-    for part in parts:
-        if isinstance(part, Layer):
-            texts.append(part.name)
-            continue
-        number += 1
-        first, last = part[0], part[-1]
-        names = first.name if len(part) == 1 else f"{first.name} to {last.name}"
-        texts.append(f"C{number} {names} ({first.nin[0]}x{first.nin[1]})")
-    return (", ".join(texts) or "none") + note, number >= MIN_BLOCKS
+    if _count_blocks(parts) < MIN_BLOCKS:
+        parts_by_rule = {"": split_into_stages(facts.path)}
+        if also_ends_block:
+            parts_by_rule["; 1x1 convolutions end blocks, too"] = split_into_blocks(
+                facts.path, lambda layer: is_downsampling(layer) or also_ends_block(layer)
+            )
+        parts_by_rule["; by the names of its modules"] = split_by_names(facts.path)
+        for note, more_parts in parts_by_rule.items():
+            if _count_blocks(more_parts) >= MIN_BLOCKS:
+                return _list_blocks(more_parts) + note, True
+    return _list_blocks(parts), _count_blocks(parts) >= MIN_BLOCKS
 
 
 def split_into_blocks(
     path: list[Layer], ends_block: Callable[[Layer], bool]
 ) -> list[list[Layer] | Layer]:
-    """Split a path into blocks of convolutions larger than 1x1 and the layers that end them.
+    """Split a path into blocks of convolutions larger than 1x1 and the layers between them.
 
     Args:
         path: The layers from the image to the logits.
         ends_block: Returns whether a layer ends a block.
 
     Returns:
-        A list for each block and a Layer for each end of one, in order. A convolution larger than
-        1x1 that ends a block and is directly followed by the next end, or by nothing, is a block.
+        A list for each block, and a Layer for each pooling or 1x1 convolution between them. A
+        convolution larger than 1x1 that ends a block belongs to it; directly behind a 1x1
+        convolution that ended one, it belongs to none.
     """
-    path = [layer for layer in path if ends_block(layer) or is_spatial_conv(layer)]
-    parts: list[list[Layer] | Layer] = []
-    for index, layer in enumerate(path):
-        if ends_block(layer):
-            next_is_in_a_block = index + 1 < len(path) and not ends_block(path[index + 1])
-            if is_spatial_conv(layer) and not next_is_in_a_block:
-                parts.append([layer])
-            else:
-                parts.append(layer)
-        elif parts and isinstance(parts[-1], list):
+    parts: list[list[Layer] | Layer] = [[]]
+    for layer in path:
+        behind = parts[-2] if len(parts) > 1 and parts[-1] == [] else None
+        follows_pointwise = isinstance(behind, Layer) and is_pointwise(behind)
+        if is_spatial_conv(layer) and not (follows_pointwise and ends_block(layer)):
             parts[-1].append(layer)
-        else:
-            parts.append([layer])
+        elif ends_block(layer):
+            parts.append(layer)
+        if ends_block(layer):
+            parts.append([])
+    return [part for part in parts if part]
+
+
+def split_into_stages(path: list[Layer]) -> list[list[Layer] | Layer]:
+    """Split a path into blocks that begin with the convolution that shrinks the maps.
+
+    If the last block is one such convolution alone, others must be as well. Otherwise it ends the
+    block before it, as in a model whose every block ends with a stride.
+    """
+    parts: list[list[Layer] | Layer] = [[]]
+    for layer in path:
+        if is_downsampling(layer):
+            parts.append([] if is_spatial_conv(layer) else layer)
+        if is_spatial_conv(layer):
+            if not isinstance(parts[-1], list):
+                parts.append([])
+            parts[-1].append(layer)
+    parts = [part for part in parts if part]
+    strided = [part for part in parts if isinstance(part, list) and is_downsampling(part[0])]
+    if strided and len(strided[-1]) == 1 and any(len(part) > 1 for part in strided):
+        return []
     return parts
+
+
+def split_by_names(path: list[Layer]) -> list[list[Layer] | Layer]:
+    """Split a path into modules with names such as c1 to c4 or block1 to block4.
+
+    Each must have two convolutions or more, one of them larger than 1x1.
+    """
+    blocks: dict[str, list[Layer]] = {}
+    families: dict[str, set[str]] = {}
+    for layer in path:
+        match = BLOCK_NAME.match(f"{layer.module}.")
+        if match and (is_conv(layer) or layer.kind == "pointwise"):
+            blocks.setdefault(match["name"], []).append(layer)
+            families.setdefault(match["family"], set()).add(match["name"])
+    for names in families.values():
+        found = [blocks[name] for name in blocks if name in names]
+        is_block = [len(block) > 1 and any(map(is_spatial_conv, block)) for block in found]
+        if MIN_BLOCKS <= len(found) <= MIN_BLOCKS + 1 and sum(is_block) >= MIN_BLOCKS:
+            return list(found)
+    return []
 
 
 def _count_blocks(parts: list[list[Layer] | Layer]) -> int:
     """Return the number of blocks among the parts of a path."""
     return sum(isinstance(part, list) for part in parts)
+
+
+def _list_blocks(parts: list[list[Layer] | Layer]) -> str:
+    """Return the blocks with the size of their first maps, and the layers between them."""
+    texts = []
+    for part in parts:
+        if isinstance(part, Layer):
+            texts.append(part.name)
+            continue
+        number = 1 + sum(text.startswith("C") for text in texts)
+        first, last = part[0], part[-1]
+        names = first.name if len(part) == 1 else f"{first.name} to {last.name}"
+        texts.append(f"C{number} {names} ({first.nin[0]}x{first.nin[1]})")
+    return ", ".join(texts) or "none"
 
 
 def check_downsampling(facts: ModelFacts) -> CheckResult:
@@ -264,12 +384,15 @@ def check_downsampling(facts: ModelFacts) -> CheckResult:
 
 
 def check_fc_after_pooling(facts: ModelFacts) -> CheckResult:
-    """Check that a linear layer or 1x1 convolution follows the last global pooling."""
-    after_pooling: list[Layer] = []
-    for index, layer in enumerate(facts.path):
-        if layer.kind in ("gap", "gmp"):
-            after_pooling = facts.path[index + 1 :]
-    names = [x.name for x in after_pooling if x.nin == (1, 1) and x.kind in ("fc", "conv")]
+    """Check that a linear layer or 1x1 convolution follows a global pooling, on any path."""
+    after_pooling: set[str] = set()
+    names = []
+    for layer in facts.head:
+        is_after = bool(layer.sources & after_pooling)
+        if is_after and layer.kernel == (1, 1) and layer.kind in ("fc", "conv", "pointwise"):
+            names.append(layer.name)
+        if is_after or layer.kind in ("gap", "gmp"):
+            after_pooling.add(layer.name)
     return _list_names(names), bool(names)
 
 
@@ -290,10 +413,14 @@ def check_receptive_field(facts: ModelFacts) -> CheckResult:
 
 
 def check_parameters(facts: ModelFacts, limit: int) -> CheckResult:
-    """Check that there are fewer than `limit` trainable parameters; unused ones count as well."""
+    """Check that there are fewer than `limit` weights; frozen and unused ones count as well."""
     text = f"{facts.parameter_count:,}"
+    notes = []
     if facts.used_parameter_count < facts.parameter_count:
-        text += f" ({facts.used_parameter_count:,} of them used)"
+        notes.append(f"{facts.used_parameter_count:,} of them used")
+    if facts.frozen_parameter_count:
+        notes.append(f"{facts.frozen_parameter_count:,} of them frozen")
+    text += f" ({', '.join(notes)})" if notes else ""
     return text, facts.parameter_count < limit
 
 
@@ -312,16 +439,36 @@ def check_gpu(metrics: dict) -> CheckResult:
     return metrics["device"], metrics["device_type"] != "cpu"
 
 
-def check_metric(metrics: dict, name: str, *allowed: object) -> CheckResult:
-    """Check that the value saved as `name` is one of those allowed."""
-    return f"{metrics[name]}", metrics[name] in allowed
+def check_metric(metrics: dict, name: str, allowed: object) -> CheckResult:
+    """Check that the value saved as `name` is the one allowed."""
+    return f"{metrics[name]}", metrics[name] == allowed
+
+
+def check_adam(metrics: dict) -> CheckResult:
+    """Check that the optimizer is Adam or AdamW."""
+    names = {"Adam": "Adam", "AdamW": "AdamW: Adam with decoupled weight decay"}
+    optimizer = metrics["optimizer"]
+    return names.get(optimizer, optimizer), optimizer in names
+
+
+def check_no_annihilation(metrics: dict) -> CheckResult:
+    """Check that the learning rate does not end below the one that it started with."""
+    first, last = metrics.get("first_lr"), metrics.get("last_lr")
+    if first is None or last is None:
+        return "not recorded", False
+    return f"first {first:.2g}, last {last:.2g}", last >= first
+
+
+def check_lr_finder(metrics: dict) -> CheckResult:
+    """Check that the learning rate finder chose the maximum of the learning rate."""
+    found = metrics.get("lr_finder", False)
+    return f"{metrics['max_lr']:.2g}, {'found' if found else 'not from the LR finder'}", found
 
 
 def check_epochs(metrics: dict) -> CheckResult:
-    """Check for 20 epochs, or at most 50 if the model has fewer than 100,000 parameters."""
+    """Check for 20 epochs; a model with fewer than 100,000 parameters may have any number."""
     epochs = metrics["epochs"]
-    passed = epochs <= 50 if metrics["params"] < 100_000 else epochs == 20
-    return f"{epochs}", passed
+    return f"{epochs}", epochs == 20 or metrics["params"] < 100_000
 
 
 def check_scheduler_steps(metrics: dict) -> CheckResult:
@@ -331,37 +478,76 @@ def check_scheduler_steps(metrics: dict) -> CheckResult:
     return text, metrics["steps"] == metrics["epochs"] * batches
 
 
-def check_augmentation(metrics: dict, required: list[dict[str, dict]]) -> CheckResult:
+def check_augmentation(
+    metrics: dict, required: list[dict[str, Callable[[dict], bool]]]
+) -> CheckResult:
     """Check that the required transforms and one CutOut of 16x16 filled with the mean were used.
+
+    A transform in a container that does not always run all of its transforms, such as OneOf or a
+    Compose with p < 1, is not the required one.
 
     Args:
         metrics: The metrics of a run; "augmentation" lists Albumentations' transforms as pairs of
             name and options, "channel_means" has the means of the training images in [0, 1].
         required: A dictionary for each required transform. It maps the name of each transform that
-            is accepted to the options that it must have.
+            is accepted to a check of its options.
     """
     # FastAffine and FastCoarseDropout (`transforms`) do what Albumentations' own classes do.
     steps = [(name.removeprefix("Fast"), options) for name, options in metrics["augmentation"]]
-    names = [name for name, _ in steps]
     cutout = dict(steps).get("CoarseDropout", {})
     fill = np.array(cutout.get("fill", [])).tolist()  # a number, one for each channel, or a word
+    names = _list_transforms(steps)
     text = f"{', '.join(names)}; hole filled with {fill}"
     passed = (
         all(_has_transform(steps, accepted) for accepted in required)
-        and names.count("CoarseDropout") == 1
+        and sum(name.count("CoarseDropout") for name in names) == 1
         and _is_one_square(cutout)
         and _is_mean(fill, metrics["channel_means"])
     )
     return text, passed
 
 
-def _has_transform(steps: list, accepted: dict[str, dict]) -> bool:
+def check_albumentations(metrics: dict) -> CheckResult:
+    """Check that Albumentations changes the images."""
+    names = _list_transforms(metrics["augmentation"])
+    return ", ".join(names) or "none", bool(names)
+
+
+def _list_transforms(steps: list) -> list[str]:
+    """Return the names of transforms; a container has those in it and its probability."""
+    names = []
+    for name, options in steps:
+        if "transforms" in options:
+            inner = ", ".join(_list_transforms(options["transforms"]))
+            name += f" ({inner}) of p={options.get('p', 1)}"
+        names.append(name)
+    return names
+
+
+def _has_transform(steps: list, accepted: dict[str, Callable[[dict], bool]]) -> bool:
     """Return whether one of the accepted transforms is ever applied, with the options required."""
     for name, options in steps:
         is_applied = options.get("p", 1) > 0
-        if is_applied and name in accepted and accepted[name].items() <= options.items():
+        if is_applied and name in accepted and accepted[name](options):
             return True
     return False
+
+
+def _shifts_scales_and_rotates(options: dict) -> bool:
+    """Return whether the options of ShiftScaleRotate or Affine have a range for each of the three.
+
+    A scale of always 1 or an angle of always 0 changes nothing.
+    """
+    shift = ("shift_limit_x", "shift_limit_y", "translate_px", "translate_percent")
+    names = (shift, ("scale_limit", "scale"), ("rotate_limit", "rotate"))
+    return all(any(_is_range(options.get(name)) for name in group) for group in names)
+
+
+def _is_range(value: Any) -> bool:
+    """Return whether a value is a range with different ends, or has one for an axis."""
+    if isinstance(value, dict):
+        return any(_is_range(side) for side in value.values())
+    return isinstance(value, list | tuple) and value[0] != value[-1]
 
 
 def _is_one_square(cutout: dict) -> bool:
@@ -369,7 +555,7 @@ def _is_one_square(cutout: dict) -> bool:
     sizes = [*cutout.get("hole_height_range", ()), *cutout.get("hole_width_range", ())]
     # Integers are pixels, floats are fractions of the image's side.
     pixels = [IMAGE_SIZE * size if isinstance(size, float) else size for size in sizes]
-    one_hole = [*cutout.get("num_holes_range", ())] == [1, 1]
+    one_hole = [*cutout.get("num_holes_range", ())] == [1, 1] and cutout.get("p", 1) > 0
     return one_hole and pixels == [CUTOUT_SIZE] * 4
 
 
@@ -404,38 +590,58 @@ def check_accuracy(
 
 # ---------------------------------------------------------------------- What a notebook requires
 
-FLIP_SHIFT_SCALE_ROTATE = [{"HorizontalFlip": {}}, {"ShiftScaleRotate": {}, "Affine": {}}]
+
+def _has_options(**expected: object) -> Callable[[dict], bool]:
+    """Return a check that a transform's options have these values."""
+    return lambda options: expected.items() <= options.items()
+
+
+FLIP_SHIFT_SCALE_ROTATE = [
+    {"HorizontalFlip": _has_options()},
+    {"ShiftScaleRotate": _shifts_scales_and_rotates, "Affine": _shifts_scales_and_rotates},
+]
 PAD_AND_CROP = [
-    {"Pad": {"padding": 4}, "PadIfNeeded": {"min_height": 40, "min_width": 40}},
-    {"RandomCrop": {"height": 32, "width": 32}},
+    {"Pad": _has_options(padding=4), "PadIfNeeded": _has_options(min_height=40, min_width=40)},
+    {"RandomCrop": _has_options(height=32, width=32)},
 ]
 
+BLOCKS = Requirement(
+    "C1-C2-C3-C4-O: four blocks, then the output",
+    lambda facts: check_blocks(facts, also_ends_block=is_pointwise),
+)
+NO_LOCAL_POOLING = Requirement(
+    "no pooling but the global one", lambda facts: check_no_layer(facts, is_local_pool)
+)
 COMMON_REQUIREMENTS = [
     Requirement("receptive field > 44", check_receptive_field),
     Requirement("depthwise separable convolution, k > 1", check_separable),
-    Requirement(
-        "dilated convolution, k > 1 and d > 1", lambda facts: check_layer_count(facts, is_dilated)
-    ),
-    Requirement(
-        "global average pooling", lambda facts: check_layer_count(facts, is_global_average_pool)
-    ),
+    Requirement("dilated convolution, k > 1 and d > 1", check_dilated),
+    Requirement("global average pooling", check_global_average_pooling),
 ]
-REQUIREMENTS_WITHOUT_POOLING = [
-    Requirement(
-        "C1-C2-C3-C4-O: four blocks, then the output",
-        lambda facts: check_blocks(facts, also_ends_block=is_pointwise),
-    ),
-    Requirement(
-        "no pooling but the global one", lambda facts: check_no_layer(facts, is_local_pool)
-    ),
-    Requirement("3x3 convolutions of stride 2 (or dilated) in its place", check_downsampling),
-    *COMMON_REQUIREMENTS,
-    Requirement("< 200,000 parameters", lambda facts: check_parameters(facts, 200_000)),
-]
-AUGMENTATION_REQUIREMENT = Requirement(
+UNDER_200_000 = Requirement("< 200,000 parameters", lambda facts: check_parameters(facts, 200_000))
+ALBUMENTATIONS = Requirement(
     "Albumentations: flip, shift-scale-rotate, one 16x16 hole in the mean",
     lambda metrics: check_augmentation(metrics, FLIP_SHIFT_SCALE_ROTATE),
 )
+GPU = Requirement("runs on the GPU", check_gpu)
+
+
+def _require_accuracy(minimum: int) -> Requirement:
+    """Return the requirement of an accuracy in %."""
+    return Requirement(
+        f"test accuracy >= {minimum} %", lambda metrics: check_accuracy(metrics, minimum)
+    )
+
+
+def _bonus(text: str, check: Callable[[Any], CheckResult]) -> Requirement:
+    """Return a requirement that gives extra points."""
+    return Requirement(f"bonus: {text}", check, "bonus")
+
+
+def _claim(text: str, check: Callable[[Any], CheckResult]) -> Requirement:
+    """Return what a submission claims, though its assignment does not require it."""
+    return Requirement(f"claimed: {text}", check, "claimed")
+
 
 REQUIREMENTS = {
     "S7": NotebookRequirements(
@@ -448,74 +654,71 @@ REQUIREMENTS = {
             Requirement("FC (or 1x1 convolution) after it", check_fc_after_pooling),
             Requirement("< 1M parameters", lambda facts: check_parameters(facts, 1_000_000)),
         ],
-        run=[
-            Requirement("runs on the GPU", check_gpu),
-            Requirement("test accuracy >= 80 %", lambda metrics: check_accuracy(metrics, 80)),
-        ],
+        run=[GPU, _require_accuracy(80)],
     ),
     "S9": NotebookRequirements(
         model=[
-            *REQUIREMENTS_WITHOUT_POOLING,
+            BLOCKS,
+            NO_LOCAL_POOLING,
             Requirement(
-                "extra points: shrinks by a dilated kernel",
-                lambda facts: check_layer_count(facts, is_dilated_downsampling),
+                "three 3x3 layers of stride 2 in its place",
+                lambda facts: check_strided(facts, is_strided_3x3, 3),
             ),
-            Requirement(
-                "bonus: two depthwise separable convolutions",
-                lambda facts: check_separable(facts, 2),
-            ),
-            Requirement("bonus: FC (or 1x1 convolution) after the pooling", check_fc_after_pooling),
+            *COMMON_REQUIREMENTS,
+            UNDER_200_000,
+            _bonus("dilated kernels in place of pooling or strides", check_dilated_downsampling),
+            _bonus("two depthwise separable convolutions", lambda facts: check_separable(facts, 2)),
+            _bonus("FC (or 1x1 convolution) after the pooling", check_fc_after_pooling),
         ],
         run=[
-            Requirement("runs on the GPU", check_gpu),
-            AUGMENTATION_REQUIREMENT,
-            Requirement("test accuracy >= 85 %", lambda metrics: check_accuracy(metrics, 85)),
-            Requirement(
-                "bonus: >= 87 % with < 100,000 parameters",
+            GPU,
+            ALBUMENTATIONS,
+            _require_accuracy(85),
+            _bonus(
+                ">= 87 % with < 100,000 parameters",
                 lambda metrics: check_accuracy(metrics, 87, 100_000),
             ),
         ],
     ),
+    # The claims are a second list in the document, which an early version of the submission ticked.
     "S10": NotebookRequirements(
         model=[
-            *REQUIREMENTS_WITHOUT_POOLING,
-            Requirement("FC (or 1x1 convolution) after the pooling", check_fc_after_pooling),
+            _claim(BLOCKS.text, BLOCKS.check),
+            _claim(NO_LOCAL_POOLING.text, NO_LOCAL_POOLING.check),
+            _claim("convolutions of stride 2 (or dilated) in its place", check_downsampling),
+            *(_claim(requirement.text, requirement.check) for requirement in COMMON_REQUIREMENTS),
+            _claim(UNDER_200_000.text, UNDER_200_000.check),
+            _claim("FC (or 1x1 convolution) after the pooling", check_fc_after_pooling),
         ],
         run=[
             Requirement("24 epochs", lambda metrics: check_metric(metrics, "epochs", 24)),
             Requirement("batch size 512", lambda metrics: check_metric(metrics, "batch_size", 512)),
-            Requirement(
-                "Adam", lambda metrics: check_metric(metrics, "optimizer", "Adam", "AdamW")
-            ),
+            Requirement("Adam", check_adam),
             Requirement("one-cycle, a step a batch", check_scheduler_steps),
+            Requirement("no annihilation", check_no_annihilation),
             Requirement(
                 "its maximum at the end of epoch 5",
                 lambda metrics: check_metric(metrics, "peak_epoch", 5),
             ),
-            AUGMENTATION_REQUIREMENT,
-            Requirement(
-                "test accuracy >= 90 % (the other assignment: 85 %)",
-                lambda metrics: check_accuracy(metrics, 90),
-            ),
+            Requirement("maximum from the LR finder", check_lr_finder),
+            _require_accuracy(90),
+            _claim(ALBUMENTATIONS.text, ALBUMENTATIONS.check),
+            _claim("test accuracy >= 85 %", lambda metrics: check_accuracy(metrics, 85)),
         ],
     ),
+    # The claims are the document's "Enhancements Added".
     "ResNet18_GradCAM": NotebookRequirements(
         model=[
-            Requirement("no max pooling", lambda facts: check_no_layer(facts, is_max_pool)),
-            Requirement(
+            _claim("no max pooling", lambda facts: check_no_layer(facts, is_max_pool)),
+            _claim(
                 "transition 1: a 1x1 convolution",
                 lambda facts: check_layer_count(facts, is_pointwise),
             ),
-            Requirement(
-                "transition 2: dilated, shrinks the maps",
-                lambda facts: check_layer_count(facts, is_dilated_downsampling),
+            _claim("transition 2: dilated, shrinks the maps", check_dilated_downsampling),
+            _claim(
+                "transition 3: a stride of 2", lambda facts: check_strided(facts, is_strided, 1)
             ),
-            Requirement(
-                "transition 3: a stride of 2", lambda facts: check_layer_count(facts, is_strided)
-            ),
-            Requirement(
-                "six depthwise separable convolutions", lambda facts: check_separable(facts, 6)
-            ),
+            _claim("six depthwise separable convolutions", lambda facts: check_separable(facts, 6)),
             Requirement("< 100,000 parameters", lambda facts: check_parameters(facts, 100_000)),
         ],
         run=[
@@ -523,11 +726,12 @@ REQUIREMENTS = {
                 "RandomCrop(32, padding=4), CutOut 16x16",
                 lambda metrics: check_augmentation(metrics, PAD_AND_CROP),
             ),
-            Requirement("20 epochs, or up to 50 with < 100,000 parameters", check_epochs),
+            Requirement("20 epochs, or any number with < 100,000 parameters", check_epochs),
             Requirement(
                 ">= 87 % with < 100,000 parameters",
                 lambda metrics: check_accuracy(metrics, 87, 100_000),
             ),
+            _claim("augmentation by Albumentations", check_albumentations),
         ],
     ),
 }
@@ -551,27 +755,34 @@ def check_model(notebook: str, model: nn.Module) -> pd.DataFrame:
         model: Maps images (N, 3, 32, 32) to logits (N, 10).
 
     Returns:
-        A row for each requirement, with the columns requirement, measured (a text) and passed.
+        A row for each requirement, with the columns requirement, kind ("required", "bonus" or
+        "claimed"), measured (a text) and passed.
 
     Raises:
         NotUnderstoodError: If tracing finds an operation whose receptive field is not known.
     """
-    return _apply(REQUIREMENTS[notebook].model, ModelFacts.of_model(model))
+    return check_facts(notebook, ModelFacts.of_model(model))
+
+
+def check_facts(notebook: str, facts: ModelFacts) -> pd.DataFrame:
+    """Check what is known of a model, as `check_model` does."""
+    return _apply(REQUIREMENTS[notebook].model, facts)
 
 
 def check_run(notebook: str, metrics: dict) -> pd.DataFrame:
     """Check the metrics of a run, as in metrics.json, against the requirements of a notebook.
 
     Returns:
-        A row for each requirement, with the columns requirement, measured (a text) and passed.
+        A row for each requirement, with the columns requirement, kind ("required", "bonus" or
+        "claimed"), measured (a text) and passed.
     """
     return _apply(REQUIREMENTS[notebook].run, metrics)
 
 
 def _apply(requirements: list[Requirement], subject: ModelFacts | dict) -> pd.DataFrame:
     """Return a table with the outcome of each requirement."""
-    rows = [(requirement.text, *requirement.check(subject)) for requirement in requirements]
-    return pd.DataFrame(rows, columns=["requirement", "measured", "passed"])
+    rows = [(each.text, each.kind, *each.check(subject)) for each in requirements]
+    return pd.DataFrame(rows, columns=["requirement", "kind", "measured", "passed"])
 
 
 def check_result(model: nn.Module, metrics: dict) -> list[dict]:
@@ -584,7 +795,8 @@ def check_result(model: nn.Module, metrics: dict) -> list[dict]:
         metrics: The content of metrics.json; metrics["notebook"] is the notebook.
 
     Returns:
-        A dictionary for each requirement, with the keys requirement, measured and passed.
+        A dictionary for each requirement, with the keys requirement, kind, measured and
+        passed.
     """
     notebook = metrics["notebook"]
     tables = [check_run(notebook, metrics)]
@@ -595,11 +807,12 @@ def check_result(model: nn.Module, metrics: dict) -> list[dict]:
     return pd.concat(tables).to_dict("records")
 
 
-def compare(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def compare(tables: dict[str, pd.DataFrame], kind: str | None = None) -> pd.DataFrame:
     """Return checked requirements in rows, with a column for each table.
 
     Args:
         tables: Tables as `check_model` and `check_run` return them, by the name of the column.
+        kind: Only rows of this kind: "required", "bonus" or "claimed". None takes all.
 
     Returns:
         Texts such as "✓ passed: 439,808", or "-" if a table does not have the requirement.
@@ -609,13 +822,19 @@ def compare(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         columns[name] = {
             row.requirement: f"{'✓ passed' if row.passed else '✗ failed'}: {row.measured}"
             for row in checked.itertuples()
+            if kind in (None, row.kind)
         }
     return pd.DataFrame(columns).rename_axis("requirement").fillna("-")
 
 
-def table(*results: CheckableResult) -> pd.DataFrame:
-    """Check results against the requirements of their notebooks, with a column for each model."""
+def table(*results: CheckableResult, kind: str | None = None) -> pd.DataFrame:
+    """Check results against the requirements of their notebooks, with a column for each model.
+
+    Args:
+        results: The results.
+        kind: Only rows of this kind: "required", "bonus" or "claimed". None takes all.
+    """
     tables = {}
     for result in results:
         tables[result.metrics["net"]] = pd.DataFrame(check_result(result.model, result.metrics))
-    return compare(tables)
+    return compare(tables, kind)

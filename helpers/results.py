@@ -122,6 +122,8 @@ def run_metadata(history: History, data: ImageData) -> dict:
         **environment,
         "trained_on": history.environments,
         "steps": len(history.lrs),
+        "first_lr": history.lrs[0],
+        "last_lr": history.lrs[-1],
         "peak_epoch": peak_step * len(epochs) / len(history.lrs),
     }
 
@@ -363,28 +365,4 @@ def compare_results(*results: Result) -> pd.DataFrame:
         ]
     return pd.DataFrame.from_dict(rows, orient="index", columns=[*columns.values()]).rename_axis(
         "net"
-    )
-
-
-def compare_seeds(first: Result, second: Result) -> str:
-    """Return the difference of two mean accuracies over seeds with its standard error, as text.
-
-    Args:
-        first: A run.
-        second: The run to compare with.
-    """
-    names = f"{second.metrics['net']} - {first.metrics['net']}"
-    difference = second.metrics["test_accuracy_mean"] - first.metrics["test_accuracy_mean"]
-    variance = 0.0
-    for metrics in (first.metrics, second.metrics):
-        if metrics["test_accuracy_std"] is None:
-            error = "unknown, because one of them has one seed"
-            return f"{names}: {difference:+.2f} points; standard error {error}"
-        variance += metrics["test_accuracy_std"] ** 2 / len(metrics["seeds"])
-    error = variance**0.5
-    if not error:  # all seeds of each run have the same accuracy
-        return f"{names}: {difference:+.2f} points; standard error 0.00"
-    return (
-        f"{names}: {difference:+.2f} points; "
-        f"standard error {error:.2f}, so {difference / error:.1f} of them"
     )

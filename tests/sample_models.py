@@ -307,9 +307,21 @@ class GlobalMaxPooling(ConvNet):
         return self.out(F.adaptive_max_pool2d(self.feature_maps(x), 1).flatten(1))
 
 
+@expect("S7", "FFFFFPPP")
+class UnpaddedConvolutions(ConvNet):
+    """Nothing separates the last convolutions, whose maps shrink from 8 to 6, 4 and 2."""
+
+    def __init__(self):
+        pool = nn.MaxPool2d(2)
+        super().__init__((
+            cbr(3, 16), cbr(16, 16), pool, cbr(16, 16), cbr(16, 16), pool,
+            *(cbr(16, 16, padding=0) for _ in range(3)),
+        ), 16)  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------ S9
-# blocks, no pooling, 3x3 of stride 2 or dilated, field > 44, separable, dilated, global pooling,
-# < 200,000; shrinks by a dilated kernel, two separable, FC after the pooling
+# blocks, no pooling, three 3x3 of stride 2, field > 44, separable, dilated, global pooling,
+# < 200,000; dilated in place of a stride, two separable, FC after the pooling
 
 
 @expect("S9", "PPPPPPPP FFF")
@@ -323,7 +335,7 @@ class StridedLast(ConvNet):
         ), 10, head=None)  # fmt: skip
 
 
-@expect("S9", "PPPPPPPP PPP")
+@expect("S9", "PPFPPPPP PPP")
 class DilatedInsteadOfStrided(ConvNet):
     def __init__(self):
         super().__init__((
@@ -374,9 +386,9 @@ class DownToOnePixel(ConvNet):
         ), 16)  # fmt: skip
 
 
-@expect("S9", "FFPPPPFP FFF")
+@expect("S9", "FPFPPPPP FFF")
 class AlmostGlobalPooling(ConvNet):
-    """An average pooling of 5x5 on 6x6 feature maps gives one value, but is not global."""
+    """An average pooling of 5x5 on 6x6 feature maps gives one value: it counts as global."""
 
     def __init__(self):
         super().__init__((
@@ -385,8 +397,11 @@ class AlmostGlobalPooling(ConvNet):
             cbr(10, 10, 1), nn.AvgPool2d(5),
         ), 10)  # fmt: skip
 
+    def feature_maps(self, x):
+        return self.features[:-1](x)
+
     def forward(self, x):
-        return self.feature_maps(x).view(-1, 10)
+        return self.features(x).view(-1, 10)
 
 
 @expect("S9", "PPPPPPPF FPP")
@@ -398,7 +413,7 @@ class TooManyParameters(ConvNet):
         ), 128)  # fmt: skip
 
 
-@expect("S9", "FPPPPPPP FFP")
+@expect("S9", "FPFPPPPP FFP")
 class TwoStrides(ConvNet):
     """It has three blocks, whether or not 1x1 convolutions end blocks."""
 
@@ -409,7 +424,7 @@ class TwoStrides(ConvNet):
         ), 16)  # fmt: skip
 
 
-@expect("S9", "PPPPPPPP FFP")
+@expect("S9", "PPFPPPPP FFP")
 class PointwiseEndsBlock(ConvNet):
     """Two strides and a 1x1 convolution separate four blocks."""
 
@@ -418,6 +433,153 @@ class PointwiseEndsBlock(ConvNet):
             cbr(3, 16), cbr(16, 24), nn.Conv2d(24, 16, 1), cbr(16, 16), cbr(16, 16, stride=2),
             separable(16, 16), cbr(16, 16, stride=2), dilated(16, 16), dilated(16, 16),
         ), 16)  # fmt: skip
+
+
+class NamedBlocks(nn.Module):
+    """Three convolutions in each of four modules."""
+
+    def __init__(self, names, strides, convolutions=3):
+        super().__init__()
+        self.names = names
+        for number, (name, stride) in enumerate(zip(names, strides, strict=True)):
+            first = [cbr(16 if number else 3, 16)] if convolutions > 1 else []
+            more = [cbr(16, 16) for _ in range(convolutions - 2)]
+            nin = 16 if number or first else 3
+            self.add_module(name, nn.Sequential(*first, *more, cbr(nin, 16, stride=stride)))
+        self.fc = nn.Linear(16, 10)
+
+    def feature_maps(self, x):
+        for name in self.names:
+            x = self.get_submodule(name)(x)
+        return x
+
+    def forward(self, x):
+        return self.fc(self.feature_maps(x).mean((2, 3)))
+
+
+@expect("S9", "PPFPFFPP FFP")
+class BlocksByName(NamedBlocks):
+    def __init__(self):
+        super().__init__(("c1", "c2", "c3", "c4"), (1, 2, 1, 2))
+
+
+@expect("S9", "PPFPFFPP FFP")
+class BlocksByLongName(NamedBlocks):
+    def __init__(self):
+        super().__init__(("block_1", "block_2", "block_3", "block_4"), (2, 1, 1, 2))
+
+
+@expect("S9", "FPFPFFPP FFP")
+class ThreeBlocksByName(NamedBlocks):
+    def __init__(self):
+        super().__init__(("c1", "c2", "c3"), (2, 1, 2))
+
+
+@expect("S9", "FPFPFFPP FFP")
+class ConvolutionsByName(NamedBlocks):
+    """A single convolution is not a block."""
+
+    def __init__(self):
+        super().__init__(("c1", "c2", "c3", "c4"), (2, 1, 1, 1), convolutions=1)
+
+
+@expect("S9", "PPPPFFPP FFP")
+class ConvolutionAtEachSize(ConvNet):
+    def __init__(self):
+        super().__init__((
+            cbr(3, 16, stride=2), cbr(16, 16, stride=2), cbr(16, 16, stride=2), cbr(16, 16),
+        ), 16)  # fmt: skip
+
+
+@expect("S9", "PPPFFFPP FFP")
+class StridedStages(ConvNet):
+    """A stem and three stages of a single strided convolution."""
+
+    def __init__(self):
+        super().__init__((cbr(3, 16), *(cbr(16, 16, stride=2) for _ in range(3))), 16)
+
+
+@expect("S9", "FPPPFFPP FFP")
+class ThreeBlocksThatEndInStrides(ConvNet):
+    """The last strided convolution ends a block, as the others do."""
+
+    def __init__(self):
+        blocks = [(cbr(16 if i else 3, 16), cbr(16, 16), cbr(16, 16, stride=2)) for i in range(3)]
+        super().__init__(sum(blocks, ()), 16)
+
+
+@expect("S9", "FPFPFFPP FFP")
+class TransitionsOfTwoLayers(ConvNet):
+    """A strided convolution and a 1x1 convolution are one transition."""
+
+    def __init__(self):
+        step = [nn.Sequential(cbr(16, 16, stride=2), nn.Conv2d(16, 16, 1)) for _ in range(2)]
+        super().__init__((
+            cbr(3, 16), cbr(16, 16), step[0], cbr(16, 16), cbr(16, 16), step[1], cbr(16, 16),
+            cbr(16, 16),
+        ), 16)  # fmt: skip
+
+
+@expect("S9", "FPFPFFPP FFP")
+class TransitionsOfTwoLayersReversed(ConvNet):
+    def __init__(self):
+        step = [nn.Sequential(nn.Conv2d(16, 16, 1), cbr(16, 16, stride=2)) for _ in range(2)]
+        super().__init__((
+            cbr(3, 16), cbr(16, 16), step[0], cbr(16, 16), cbr(16, 16), step[1], cbr(16, 16),
+            cbr(16, 16),
+        ), 16)  # fmt: skip
+
+
+@expect("S9", "FPFFFPPP FFP")
+class PaddingOfItsOwn(ConvNet):
+    """Its maps keep their size, so that no dilated kernel shrinks them."""
+
+    def __init__(self):
+        super().__init__((
+            cbr(3, 16), cbr(16, 16, dilation=2, padding_mode="reflect"),
+            nn.ZeroPad2d(2), cbr(16, 16, dilation=2, padding=0),
+        ), 16)  # fmt: skip
+
+
+@expect("S9", "PPFPFPPP FFP")
+class DilatedWithoutPadding(ConvNet):
+    """Its dilated kernel loses two pixels for want of padding. It replaces no stride."""
+
+    def __init__(self):
+        super().__init__((
+            cbr(3, 16), cbr(16, 16, dilation=2, padding=1), cbr(16, 16, stride=2),
+            cbr(16, 16, stride=2), cbr(16, 16),
+        ), 16)  # fmt: skip
+
+
+@expect("S9", "FPFFFPPP PFP")
+class DilatedAlone(ConvNet):
+    """Nothing has a stride: unpadded dilated kernels stand in its place."""
+
+    def __init__(self):
+        layers = [cbr(16, 16, dilation=2, padding=0) for _ in range(2)]
+        super().__init__((
+            cbr(3, 16), layers[0], cbr(16, 16, 1), cbr(16, 16), layers[1], cbr(16, 16),
+        ), 16)  # fmt: skip
+
+
+@expect("S9", "PPPFFFPP FFP")
+class SeparableClassifier(ConvNet):
+    """The layer after its global pooling is a separable 1x1 convolution."""
+
+    def __init__(self):
+        super().__init__((cbr(3, 16), *(cbr(16, 16, stride=2) for _ in range(3))), 16)
+        self.out = nn.Sequential(nn.Conv2d(16, 16, 1, groups=16), nn.Conv2d(16, 10, 1))
+        self.head = "conv"
+
+
+@expect("S9", "PPPFFFPP FFF")
+class LargeConvolutionOfOnePixel(ConvNet):
+    """A 3x3 convolution of the pooled pixel is neither FC nor a block."""
+
+    def __init__(self):
+        super().__init__((cbr(3, 16), *(cbr(16, 16, stride=2) for _ in range(3))), 16)
+        self.out, self.head = nn.Conv2d(16, 10, 3, padding=1), "conv"
 
 
 @expect("S9", "PPPPFFPP FFF")
@@ -441,7 +603,8 @@ class FunctionalModel(nn.Module):
 
 
 # ----------------------------------------------------------------------------------------- S10
-# as S9 up to < 200,000 parameters; then FC after the pooling
+# as S9 up to < 200,000 parameters, but only strided or dilated convolutions shrink; then FC after
+# the pooling
 
 
 @expect("S10", "PPPPFFPPP")

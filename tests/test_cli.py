@@ -271,30 +271,34 @@ def test_check_takes_networks_from_files(run_command, tmp_path):
     csv = tmp_path / "grades.csv"
     completed = run_command("check", "ResNet18_GradCAM", small, wide, "compact", "--csv", str(csv))
     assert completed.returncode == 2
-    assert "FAILED  six depthwise separable convolutions: none" in completed.stdout
-    assert "passed  transition 3: a stride of 2: conv5" in completed.stdout
-    assert completed.stderr.count("\n") == 1
-    assert "Wide gives (2, 100) float32 for 2 images" in completed.stderr
+    separable = "claimed: six depthwise separable convolutions"
+    assert f"FAILED  {separable}: none" in completed.stdout
+    assert "passed  claimed: transition 3: a stride of 2: conv5" in completed.stdout
+    assert completed.stderr == "", "outcomes and errors go to the same stream"
+    assert "error: a network maps images" in completed.stdout
+    assert "Wide gives (2, 100) float32 for 2 images" in completed.stdout
+    assert re.search(r"compact +1 of 1 +5 of 5 *$", completed.stdout, re.MULTILINE)
     rows = pd.read_csv(csv).set_index("network")
-    assert rows.loc["compact", "requirements met"] == "6 of 6"
+    assert rows.loc["compact", "requirements met"] == "1 of 1"
+    assert rows.loc["compact", "claims met"] == "5 of 5"
     assert rows.loc[small, "parameters"] == 280
-    assert not rows.loc[small, "six depthwise separable convolutions"]
+    assert rows.loc[small, separable] == "FAILED: none"
     assert "100" in rows.loc[wide, "error"]
 
 
 def test_one_network_that_fails_costs_the_others_nothing(run_command, tmp_path, monkeypatch):
-    check_model = model_checker.requirements.check_model
+    of_model = model_checker.ModelFacts.of_model
 
-    def failing_check(notebook, model):
-        return check_model(notebook, model) if len(model) == 3 else 1 / 0
+    def failing_trace(model):
+        return of_model(model) if len(model) == 3 else 1 / 0
 
-    monkeypatch.setattr(model_checker.requirements, "check_model", failing_check)
+    monkeypatch.setattr(model_checker.ModelFacts, "of_model", failing_trace)
     (tmp_path / "net.py").write_text(f"{NETWORK}\n{LONG}")
     small, long = f"{tmp_path}/net.py:Small", f"{tmp_path}/net.py:Long"
     csv = tmp_path / "grades.csv"
     completed = run_command("check", "ResNet18_GradCAM", long, small, "--csv", str(csv))
     assert completed.returncode == 2
-    assert "error: ZeroDivisionError: division by zero" in completed.stderr
+    assert "error: ZeroDivisionError: division by zero" in completed.stdout
     rows = pd.read_csv(csv).set_index("network")
     assert rows.loc[small, "parameters"] == 280
     assert "ZeroDivisionError" in rows.loc[long, "error"]
@@ -305,8 +309,9 @@ def test_check_takes_the_run_into_account(run_command):
     completed = run_command("check", "S9", "compact", "--run", str(run))
     assert completed.returncode == 1
     assert "passed  bonus: >= 87 % with < 100,000 parameters: " in completed.stdout
-    failed = completed.stdout.count("FAILED")
-    assert failed == completed.stdout.count("FAILED  runs on the GPU") == 1
+    failed = re.findall(r"FAILED  (.*?):", completed.stdout)
+    assert failed == ["three 3x3 layers of stride 2 in its place", "runs on the GPU"]
+    assert "bonuses met: 4 of 4" in completed.stdout
 
 
 def test_a_network_that_meets_all_requirements_ends_well(run_command):
@@ -318,10 +323,78 @@ def test_check_expands_the_pattern_of_a_classs_folder(run_command, tmp_path):
         (tmp_path / student).mkdir()
         (tmp_path / student / "net.py").write_text(NETWORK)
     csv = tmp_path / "grades.csv"
-    completed = run_command("check", "S9", f"{tmp_path}/*/net.py:Small", "--csv", str(csv))
+    for suffix in (":Small", ""):
+        pattern = f"{tmp_path}/*/net.py{suffix}"
+        completed = run_command("check", "S9", pattern, "--csv", str(csv))
+        assert completed.returncode == 1
+        names = [f"{tmp_path}/{student}/net.py{suffix}" for student in ("ada", "bo")]
+        rows = pd.read_csv(csv)
+        assert rows["network"].to_list() == names
+        assert rows["parameters"].to_list() == [280, 280]
+
+
+def test_a_csv_that_cannot_be_written_fails_before_anything_is_checked(run_command, tmp_path):
+    completed = run_command("check", "S7", "s7", "--csv", str(tmp_path / "none" / "x.csv"))
     assert completed.returncode == 1
-    names = [f"{tmp_path}/{student}/net.py:Small" for student in ("ada", "bo")]
-    assert pd.read_csv(csv)["network"].to_list() == names
+    assert completed.stdout == ""
+    assert completed.stderr.count("\n") == 1
+    assert "none/x.csv" in completed.stderr
+
+
+def test_rows_are_written_as_they_come(tmp_path):
+    """The second file ends the process."""
+    (tmp_path / "net.py").write_text(NETWORK)
+    (tmp_path / "ends.py").write_text("import os\nos._exit(0)")
+    csv = tmp_path / "grades.csv"
+    small = f"{tmp_path}/net.py:Small"
+    run_process("check", "S7", small, f"{tmp_path}/ends.py", "--csv", str(csv))
+    assert pd.read_csv(csv)["network"].to_list() == [small]
+
+
+WARNS = """
+import warnings
+warnings.warn("old style")
+
+class Warns(Small):
+    def __init__(self):
+        super().__init__()
+        self.append(nn.Softmax(1))
+"""
+
+
+def test_warnings_and_a_softmax_are_named_with_their_network(run_command, tmp_path):
+    (tmp_path / "net.py").write_text(NETWORK + WARNS)
+    lines = run_command("check", "S7", f"{tmp_path}/net.py:Warns").stdout.splitlines()
+    assert "net.py:Warns" in lines[0]
+    assert lines[1] == "  warning: old style"
+    assert lines[2] == "  warning: it ends in a softmax, but the loss expects logits"
+
+
+GIVEN_A_LIST = """
+import torch
+from torch import nn
+
+class Cat(nn.Module):
+    def forward(self, maps):
+        return torch.cat(maps, 1)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.cat = nn.Conv2d(3, 5, 3), Cat()
+
+    def forward(self, x):
+        return self.cat([self.conv(x), self.conv(input=x)]).mean((2, 3))
+"""
+
+
+def test_summary_leaves_out_a_table_that_cannot_be_made(run_command, tmp_path):
+    (tmp_path / "net.py").write_text(GIVEN_A_LIST)
+    completed = run_command("summary", f"{tmp_path}/net.py:Net")
+    assert completed.returncode == 0
+    assert "This network has no summary: " in completed.stdout
+    assert "Mult-adds: 0.25 M" in completed.stdout
+    assert re.search(r"conv2 +32 +3 +0 +1 +30 +1 +3", completed.stdout)
 
 
 def test_hosts_with_different_data_end_in_one_line(run_command, monkeypatch):

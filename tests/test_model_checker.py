@@ -233,10 +233,13 @@ def test_a_model_of_other_shapes_or_dtypes_is_refused(make_model, problem, monke
         ("import nothing_of_that_name", "net.py:Net", "cannot be built: ModuleNotFoundError"),
         ("raise SystemExit(3)", "net.py:Net", "cannot be built: SystemExit"),
         ("x = ", "net.py:Net", "cannot be built: SyntaxError"),
-        ("", "net.py:Net", "has no attribute 'Net'"),
+        ("def net():\n    pass", "net.py:Net", "no such class; its classes and functions are: net"),
         ("class Net:\n    pass", "net.py:Net", "gives a Net; expected a torch.nn.Module"),
         ("class Net:\n    def __init__(self, width):\n        pass", "net.py:Net", "TypeError"),
-        ("", "other.py:Net", "there is no such file; expected FILE.py:CLASS"),
+        ("", "other.py:Net", "there is no such file; expected FILE.py, FILE.py:CLASS"),
+        ("", "net.py:Net(width=wide)", "the arguments .width=wide. are not understood"),
+        ("", "net.py:Net(3", "there is no such file"),
+        ("", "net.py", "no class gives .N, 10. without arguments; .* functions are: none"),
     ],
 )
 def test_a_file_without_a_model_is_named(content, name, message, tmp_path):
@@ -255,6 +258,133 @@ def test_a_file_imports_modules_of_its_folder(tmp_path):
         "        super().__init__(nn.Flatten(), nn.Linear(3072, WIDTH), nn.Linear(WIDTH, 10))\n"
     )
     assert load_named_model(f"{tmp_path}/net.py:Net")[1].out_features == 7
+
+
+CLASSES = """
+import torch
+from torch import nn
+
+dropout = 0.1
+WIDTH: int = 8
+
+class Block(nn.Sequential):
+    def __init__(self, nin=3, nout=8):
+        super().__init__(nn.Conv2d(nin, nout, 3), nn.ReLU())
+
+class Net(nn.Sequential):
+    def __init__(self, width=8, *, norm="bn"):
+        layers = [nn.BatchNorm2d(width)] if norm == "bn" else []
+        super().__init__(
+            Block(3, width), *layers, nn.Dropout(dropout), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(width, 10),
+        )
+"""
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_class_whose_output_has_ten_values_is_found(tmp_path, capsys):
+    (tmp_path / "net.py").write_text(f"{CLASSES}\nprint('trains for hours')")
+    assert count(load_named_model(f"{tmp_path}/net.py")) == 28 * 8 + 16 + 90
+    assert capsys.readouterr().out == ""
+    (tmp_path / "two.py").write_text(f"{CLASSES}\nclass Other(Net):\n    pass")
+    with pytest.raises(ValueError, match=r"several networks: choose one, .*py:Net or :Other"):
+        load_named_model(f"{tmp_path}/two.py")
+    (tmp_path / "wants.py").write_text(CLASSES.replace("width=8", "width"))
+    with pytest.raises(ValueError, match=r"Net \(TypeError: .*'width'\); its .*: Block, Net$"):
+        load_named_model(f"{tmp_path}/wants.py")
+
+
+def test_a_class_takes_literal_arguments(tmp_path):
+    (tmp_path / "net.py").write_text(CLASSES)
+    for arguments, width, norm in (("4", 4, 8), ("width=5, norm='none'", 5, 0), ("", 8, 16)):
+        model = load_named_model(f"{tmp_path}/net.py:Net({arguments})")
+        assert count(model) == 28 * width + norm + 10 * width + 10
+
+
+def test_a_notebook_is_read_without_its_training(tmp_path):
+    sources = [
+        "%matplotlib inline\n!pip install nothing\nimport nothing_of_that_name",
+        CLASSES,
+        "from torch.optim import SGD\nmodel = Net()\nraise SystemExit('trained')",
+        "not = Python",
+    ]
+    cells = [{"cell_type": "code", "source": source.splitlines(True)} for source in sources]
+    cells.insert(1, {"cell_type": "markdown", "source": ["text"]})
+    (tmp_path / "S9.ipynb").write_text(json.dumps({"cells": cells}))
+    for name in ("S9.ipynb", "S9.ipynb:Net", "S9.ipynb:Net(norm='none')"):
+        assert count(load_named_model(f"{tmp_path}/{name}")) >= 28 * 8 + 90
+    with pytest.raises(ValueError, match=r"left out: ModuleNotFoundError.*; SyntaxError"):
+        load_named_model(f"{tmp_path}/S9.ipynb:Mine")
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"models/net.py": "from models.block import conv"}, "models/net.py"),
+        ({"models/net.py": "from .block import conv", "models/__init__.py": ""}, "models/net.py"),
+        ({"models/net.py": "from .block import conv"}, "models/net.py"),
+        (
+            {"models/deep/net.py": "from ..block import conv", ".git/config": ""},
+            "models/deep/net.py",
+        ),
+        ({"net.py": "from models.block import conv"}, "net.py"),
+    ],
+)
+def test_a_file_imports_from_its_package_and_its_repository(files, name, tmp_path):
+    files = {"models/block.py": "from torch import nn\nconv = nn.Conv2d", **files}
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    with (tmp_path / name).open("a") as file:
+        file.write(
+            "\nfrom torch import nn\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+            "        super().__init__(conv(3, 10, 32), nn.Flatten())\n"
+        )
+    assert count(load_named_model(str(tmp_path / name))) == 30_730
+    assert not {"models", "models.block"} & sys.modules.keys()
+
+
+def add_in_place(net, x):
+    maps = net.conv(x).relu()
+    maps += 1
+    return maps.mean((2, 3))
+
+
+def auxiliary_output(net, x):
+    logits = net.conv(x).mean((2, 3))
+    return (logits, logits) if net.training else logits
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (add_in_place, "cannot be trained: RuntimeError: one of the variables needed for gradient"),
+        (auxiliary_output, "cannot be trained: in training mode it gives a tuple, not a tensor"),
+        (lambda net, x: net.conv(x).detach().mean((2, 3)), "cannot be trained: RuntimeError"),
+    ],
+)
+def test_a_model_that_cannot_take_a_training_step_is_refused(function, message):
+    with pytest.raises(ValueError, match=message):
+        models.validate_model(CustomForward(function, conv=nn.Conv2d(3, 10, 3)))
+
+
+def test_a_compiled_model_is_refused():
+    with pytest.raises(ValueError, match=r"give it without torch\.compile"):
+        models.validate_model(torch.compile(nn.Conv2d(3, 10, 3)))
+
+
+def test_a_training_step_leaves_the_model_unchanged():
+    model = classifier(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    model(torch.zeros(2, 3, 32, 32))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    models.validate_model(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_old_weight_norm_keeps_its_weights():

@@ -258,14 +258,14 @@ class PoolsTheBatch(Flawed):
     ("network", "message"),
     [
         (ChangesInPlace, "cannot be trained: RuntimeError.*inplace operation"),
-        (TupleInTraining, "in training mode, TupleInTraining gives a tuple"),
-        (RegistersLate, "changes its parameters or buffers in a training step"),
-        (PoolsTheBatch, r"in training mode, PoolsTheBatch gives \(10,\)"),
+        (TupleInTraining, "in training mode it gives a tuple"),
+        (RegistersLate, "a training step changes its parameters or buffers"),
+        (PoolsTheBatch, r"in training mode it gives \(10,\)"),
     ],
 )
 def test_what_fails_in_training_is_known_before_it(network, message):
     with pytest.raises(ValueError, match=message):
-        models.validate_training(models.validate_model(network()))
+        models.validate_model(network())
 
 
 @pytest.mark.parametrize("name", ["s9", "compact"])
@@ -275,7 +275,7 @@ def test_a_trial_step_changes_neither_the_network_nor_the_random_numbers(name):
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    models.validate_training(network)
+    models.validate_model(network)
     assert torch.rand(1) == expected
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -864,29 +864,6 @@ def test_results_are_compared_in_a_row_each():
     assert table.loc["s9", "epochs"] == "4"
 
 
-def test_seeds_are_compared_by_their_standard_error():
-    first, second = make_result("s9", [91.0, 92.0]), make_result("compact", [92.0, 93.0, 95.0])
-    error = (0.5 / 2 + (7 / 3) / 3) ** 0.5  # the variances of the two means
-    difference = 280 / 3 - 91.5
-    assert results.compare_seeds(first, second) == (
-        f"compact - s9: +{difference:.2f} points; "
-        f"standard error {error:.2f}, so {difference / error:.1f} of them"
-    )
-    assert results.compare_seeds(second, first).startswith(f"s9 - compact: -{difference:.2f} ")
-    alone = make_result("mine", [90.0])
-    for pair, line in (((alone, first), "s9 - mine: +1.50"), ((first, alone), "mine - s9: -1.50")):
-        assert results.compare_seeds(*pair) == (
-            f"{line} points; standard error unknown, because one of them has one seed"
-        )
-
-
-def test_seeds_of_equal_accuracy_can_be_compared():
-    first, second = make_result("s9", [91.0, 91.0]), make_result("compact", [92.0, 92.0])
-    assert results.compare_seeds(first, second) == (
-        "compact - s9: +1.00 points; standard error 0.00"
-    )
-
-
 def test_configs_are_compared_in_a_column_each():
     table = experiments.compare_configs("S7/s7", "S10/s10")
     assert list(table) == ["s7", "s10"]

@@ -2,8 +2,10 @@
 
 import pytest
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, weight_norm
 
-from helpers.inspection import layer_cost_percentages, torchinfo_text
+from helpers.inspection import count_mult_adds, layer_cost_percentages, torchinfo_text
 from helpers.models import MODELS, get_model
 from tests import reference_tables
 
@@ -44,3 +46,49 @@ def test_torchinfo_table_is_as_wide_as_published_and_names_its_unit():
     assert max(map(len, text.splitlines())) == 120
     assert "Units" not in text
     assert "Total mult-adds (millions): 379.27" in text
+
+
+class Functional(nn.Module):
+    """Parameters and functions in place of modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(nn.Conv2d(3, 8, 3).weight.detach())
+        self.matrix = nn.Parameter(nn.Linear(8, 10).weight.detach())
+
+    def forward(self, x):
+        return F.linear(F.conv2d(x, self.weight).mean((2, 3)), self.matrix)
+
+
+def sequential(conv):
+    return nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10, bias=False))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: sequential(nn.Conv2d(3, 8, 3, bias=False)),
+        lambda: sequential(weight_norm(nn.Conv2d(3, 8, 3, bias=False))),
+        lambda: sequential(parametrizations.weight_norm(nn.Conv2d(3, 8, 3, bias=False))),
+        lambda: sequential(parametrizations.spectral_norm(nn.Conv2d(3, 8, 3, bias=False))),
+        Functional,
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_multiply_adds_are_those_of_the_operations(make):
+    model = make()
+    assert count_mult_adds(model) == 30 * 30 * 8 * 27 + 80
+    assert "Total mult-adds (millions): 0.19" in torchinfo_text(model)
+    assert layer_cost_percentages(model).sum().to_list() == pytest.approx([100, 100])
+
+
+def test_multiply_adds_of_a_model_that_is_not_understood_are_not_counted():
+    class Softmax(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 10, 3)
+
+        def forward(self, x):
+            return self.conv(x).flatten(2).softmax(-1)[..., 0]
+
+    assert "Total mult-adds (millions): not counted" in torchinfo_text(Softmax())

@@ -247,8 +247,135 @@ def test_strides_that_leave_a_single_value_count():
     halvings = [nn.Conv2d(3, 3, 3, stride=2, padding=1) for _ in range(5)]
     narrow = nn.Sequential(*halvings, nn.Conv2d(3, 3, 3, padding=1), nn.AdaptiveAvgPool2d(1))
     assert receptive_field_of(trace_layers(narrow)) == ((127, 127), (127, 127))
-    halvings[-1] = nn.MaxPool2d(2)  # global: its input is 2x2
-    assert trace_layers(nn.Sequential(*halvings))[-1].jump == (16, 16)
+    halvings[-1] = nn.MaxPool2d(2)  # its input is 2x2
+    assert trace_layers(nn.Sequential(*halvings))[-1].jump == (32, 32)
+    assert receptive_field_of(trace_layers(torchvision.models.densenet121(num_classes=10))) == (
+        (2071, 2071),
+        (2071, 2071),
+    )
+
+
+@pytest.mark.parametrize("pooling", [nn.AdaptiveAvgPool2d(1), nn.AvgPool2d(8), nn.MaxPool2d(8)])
+def test_the_padding_of_a_pooled_pixel_is_no_pixel(pooling):
+    model = nn.Sequential(nn.Conv2d(3, 4, 4, 4), pooling, nn.Conv2d(4, 4, 3, padding=1))
+    assert [layer.field for layer in trace_layers(model)] == [(4, 4), (32, 32), (32, 32)]
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [
+        [conv(5, padding=2, padding_mode="reflect")],
+        [conv(5, padding=2, padding_mode="circular")],
+        [nn.ZeroPad2d(2), conv(5)],
+        [nn.CircularPad2d(2), conv(5)],
+        [nn.ReplicationPad2d(1), nn.ReLU(), conv(5, padding=1)],
+        [Lambda(lambda x: F.pad(x, (2, 2, 2, 2), "circular")), conv(5)],
+    ],
+)
+def test_padding_of_its_own_is_that_of_the_next_layer(padding):
+    layers = trace_layers(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *padding, conv()))
+    assert [(x.nin, x.padding, x.nout, x.field) for x in layers][1:] == [
+        ((32, 32), (2, 2), (32, 32), (7, 7)),
+        ((32, 32), (0, 0), (30, 30), (9, 9)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        lambda x: torch.cat([x, x.flip(-1)]),
+        lambda x: torch.stack([x, x.flip(2), x.flip(3)]).flatten(0, 1),
+        lambda x: torch.stack((x, x.roll(4, 3)), 1).flatten(0, 1),
+        lambda x: torch.cat([x, F.pad(x, (2, -2, -1, 1))]),
+    ],
+)
+def test_views_of_an_image_in_a_batch_are_followed_as_one(views):
+    maps = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1))
+    model = Forward(
+        lambda model, x: model.fc(model.maps(views(x)).mean((2, 3))).chunk(2)[0],
+        maps=maps, fc=nn.Linear(4, 10),
+    )  # fmt: skip
+    layers = trace_layers(model)
+    assert [layer.kind for layer in layers] == ["conv", "conv", "gap", "fc"]
+    assert receptive_field_of(layers) == ((5, 5), (35, 35))
+
+
+def test_patches_in_a_batch_are_not_views():
+    def split(x):
+        patches = x.unfold(2, 8, 8).unfold(3, 8, 8)
+        return patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+
+    model = nn.Sequential(Lambda(split), nn.Conv2d(3, 4, 3), Lambda(lambda x: x.mean((2, 3))))
+    assert receptive_field_of(trace_layers(model))[1] == (8, 8)
+
+
+def test_a_sum_that_mixes_tokens_is_no_gate():
+    def mix(model, x):
+        tokens = model.patches(x).flatten(2)
+        return (tokens + model.mixer(tokens)).mean(2)
+
+    model = Forward(mix, patches=nn.Conv2d(3, 10, 8, 8), mixer=nn.Linear(16, 16))
+    layers = trace_layers(model)
+    assert not any(layer.gate or layer.gated for layer in layers)
+    assert layers[-1].field == (32, 32)
+
+
+def test_an_index_from_the_image_may_pick_channels_but_not_positions():
+    def pick(dim):
+        def forward(model, x):
+            index = model.conv(x).argmax(dim, keepdim=True)
+            return model.conv(torch.gather(x, dim, index).expand(-1, 3, -1, -1))
+
+        return forward
+
+    layers = trace_layers(Forward(pick(1), conv=nn.Conv2d(3, 3, 3, padding=1)))
+    assert [layer.field for layer in layers] == [(3, 3), (5, 5)]
+    for dim in (2, 3):
+        with pytest.raises(NotUnderstoodError, match=r"gather in .*: its index depends"):
+            trace_layers(Forward(pick(dim), conv=nn.Conv2d(3, 3, 3, padding=1)))
+
+
+class ScriptedConv(torch.jit.ScriptModule):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 10, 3)
+
+    @torch.jit.script_method
+    def forward(self, x):
+        return self.conv(x).mean([2, 3])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_scripted_modules_are_traced():
+    part = torch.jit.script(nn.Sequential(nn.Conv2d(3, 10, 3), nn.ReLU()))
+    for model in (ScriptedConv(), nn.Sequential(part, Lambda(lambda x: x.mean((2, 3))))):
+        assert [(x.kind, x.field) for x in trace_layers(model)] == [
+            ("conv", (3, 3)), ("gap", (32, 32)),
+        ]  # fmt: skip
+
+
+def test_layers_that_the_output_does_not_depend_on_are_left_out():
+    def forward(model, x):
+        maps = model.conv(x)
+        logits = maps.mean((2, 3))
+        model.kept = model.side(maps)
+        return logits
+
+    model = Forward(forward, conv=nn.Conv2d(3, 10, 3), side=nn.Conv2d(10, 10, 3))
+    assert [(x.name, x.is_output) for x in trace_layers(model)] == [
+        ("conv1", False), ("gap", True),
+    ]  # fmt: skip
+
+
+def test_depthwise_convolutions_side_by_side_are_separable():
+    def forward(model, x):
+        return model.point(torch.cat([model.three(x), model.five(x), model.plain(x)], 1))
+
+    layers = trace_layers(Forward(
+        forward, three=nn.Conv2d(3, 3, 3, padding=1, groups=3), point=nn.Conv2d(14, 4, 1),
+        five=nn.Conv2d(3, 3, 5, padding=2, groups=3), plain=nn.Conv2d(3, 8, 7, padding=3),
+    ))  # fmt: skip
+    assert [layer.separable for layer in layers] == [True, True, False, False]
 
 
 def test_a_gate_is_no_global_pooling_and_does_not_widen_the_field():
@@ -332,7 +459,9 @@ def test_a_join_reads_the_branch_with_the_largest_field():
     [
         (nn.AvgPool2d(32), "gap", (32, 32), (1, 1)),  # as the published tables have it
         (nn.AvgPool2d((32, 4)), "average pool", (32, 4), (32, 4)),
-        (nn.AvgPool2d(31), "average pool", (31, 31), (31, 31)),
+        (nn.AvgPool2d(31), "gap", (31, 31), (1, 1)),
+        (nn.AvgPool2d(23), "average pool", (23, 23), (23, 23)),
+        (nn.MaxPool2d(31), "max pool", (31, 31), (31, 31)),
         (nn.AdaptiveAvgPool2d(4), "average pool", (8, 8), (8, 8)),
         (nn.AdaptiveAvgPool2d(5), "average pool", (7, 7), (7, 7)),
         (Lambda(lambda x: x.amin((2, 3))), "gmp", (32, 32), (1, 1)),
@@ -443,8 +572,7 @@ def test_the_parameters_that_took_part_are_named():
         def forward(self, x):
             return self.conv(x).mean((2, 3))
 
-    _, used = trace(WithSpareLayer())
-    assert used == {"conv.weight", "conv.bias"}
+    assert trace(WithSpareLayer()).parameters == {"conv.weight", "conv.bias"}
 
 
 def test_a_copy_runs_on_the_cpu_in_float32():

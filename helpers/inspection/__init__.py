@@ -19,6 +19,7 @@ from helpers.inspection.receptive_field_table import (
     receptive_field,
     receptive_field_of,
     receptive_field_table,
+    trace_table,
 )
 from helpers.inspection.summary import (
     count_mult_adds,
@@ -27,11 +28,12 @@ from helpers.inspection.summary import (
     torchinfo_text,
     torchsummary_text,
 )
-from helpers.inspection.tracer import Layer, NotUnderstoodError, trace_layers
+from helpers.inspection.tracer import Layer, NotUnderstoodError, Trace, trace, trace_layers
 
 __all__ = [
     "Layer",
     "NotUnderstoodError",
+    "Trace",
     "count_mult_adds",
     "count_parameters",
     "effective_receptive_field",
@@ -47,5 +49,7 @@ __all__ = [
     "theoretical_receptive_field",
     "torchinfo_text",
     "torchsummary_text",
+    "trace",
     "trace_layers",
+    "trace_table",
 ]

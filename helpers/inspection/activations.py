@@ -1,12 +1,10 @@
 """Activations of a module, and its theoretical and effective receptive field in the image."""
 
-import copy
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers.device import match_memory_format
+from helpers.device import copy_model, match_memory_format
 from helpers.inspection.receptive_field_table import layer_path
 from helpers.inspection.tracer import Layer
 
@@ -28,7 +26,7 @@ def get_activations(model: nn.Module, module: str, inputs: Tensor) -> Tensor:
     Raises:
         AttributeError: If the model has no such module.
     """
-    model = copy.deepcopy(model).float().cpu().eval()
+    model = copy_model(model).float().cpu().eval()
     outputs = []
     # Clone, because an in-place operation after the module may overwrite its output.
     model.get_submodule(module).register_forward_hook(

@@ -21,6 +21,7 @@ class OpCall:
         kwargs: Its keyword arguments.
         input_fields: The receptive fields of those inputs that have any, by the `id` of the input.
         outputs: The tensors that it returned.
+        num_images: The number of images that the model was given.
     """
 
     func: torch._ops.OpOverload
@@ -28,6 +29,7 @@ class OpCall:
     kwargs: dict[str, Any]
     input_fields: dict[int, ReceptiveField]
     outputs: list[Tensor]
+    num_images: int
 
     @cached_property
     def name(self) -> str:
@@ -48,6 +50,11 @@ class OpCall:
         """All tensors among the arguments."""
         leaves = tree_leaves((self.args, self.kwargs))
         return [value for value in leaves if isinstance(value, Tensor)]
+
+    @property
+    def adds(self) -> bool:
+        """Whether it adds or subtracts its inputs."""
+        return self.name in ("add", "sub")
 
     @property
     def fields(self) -> list[ReceptiveField]:

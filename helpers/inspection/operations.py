@@ -4,7 +4,8 @@ Every rule takes a `call`, the operation as it ran, and returns its effect.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import torch
 
@@ -60,11 +61,15 @@ MOVEMENTS = {
 }  # fmt: skip
 # These move values as well, and count as layers.
 RESIZES = {"pixel_shuffle", "pixel_unshuffle", "upsample_nearest2d", "upsample_nearest_exact2d"}
+MATRIX_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 # These mix all values along some dimensions.
 REDUCTIONS = {
     "mean", "sum", "amax", "max", "amin", "min", "prod", "var", "std", "var_mean", "std_mean",
     "logsumexp", "linalg_vector_norm", "any", "all",
 }  # fmt: skip
+
+
+SMALLEST_GLOBAL_WINDOW = 4  # a smaller pooling window that covers its maps is a step like others
 
 
 def apply_rule(call: OpCall) -> OpResult:
@@ -75,21 +80,68 @@ def apply_rule(call: OpCall) -> OpResult:
     """
     name = call.name
     if torch.Tag.pointwise in call.func.tags or name in ELEMENTWISE:
-        return OpResult([merge_branches(call.fields, call.output)])
+        return OpResult([merge_branches(call.fields, call.output, call.adds)])
+    if name == "gather" and id(call.arguments["index"]) in call.input_fields:
+        return gather_rule(call)
     if name in MOVEMENTS or name in RESIZES:
         return permute_rule(call)
     if name in REDUCTIONS:
         return reduce_rule(call)
-    if name in ("mm", "addmm", "bmm", "baddbmm"):
+    if name in MATRIX_PRODUCTS:
         return matmul_rule(call)
     if name == "convolution" and call.output.dim() == 4:
         return convolution_rule(call)
     if name in ("max_pool2d_with_indices", "avg_pool2d"):
         return pooling_rule(call)
     if name.endswith(("pad_nd", "pad2d")):
-        amounts = call.arguments.get("pad") or call.arguments["padding"]
-        return OpResult([call.fields[0].apply(pad_bounds(amounts), call.output)])
+        return padding_rule(call)
     return fallback_rule(call)
+
+
+def count_mult_adds(call: OpCall) -> int:
+    """Return the multiply-adds of an operation for all images, as torchinfo counts them.
+
+    A convolution or linear layer multiplies each weight, and adds each bias, once for every output
+    position. Other operations, such as normalization, count once for each parameter that they read.
+    """
+    if call.name == "convolution":
+        weight = call.arguments["weight"]
+        maps = call.inputs[0] if call.arguments["transposed"] else call.output
+        bias = call.output.numel() if call.arguments["bias"] is not None else 0
+        return maps.numel() * weight[0].numel() + bias
+    if call.name in MATRIX_PRODUCTS:
+        first = call.inputs[-2]
+        return call.output.numel() * (first.shape[-1] + len(call.inputs) - 2)
+    return 0
+
+
+def padding_rule(call: OpCall) -> OpResult:
+    """Return the effect of padding, which the layer that reads the padded maps has as its own."""
+    amounts = call.arguments.get("pad") or call.arguments["padding"]
+    field = call.fields[0]
+    output = field.apply(pad_bounds(amounts), call.output)
+    sides = [*amounts[:4], 0, 0, 0, 0][:4]  # left, right, above, below
+    if any(sides) and min(sides) >= 0:
+        sizes = (field.map_size, output.map_size)
+        output = replace(output, unpadded=sizes, padding=(sides[2], sides[0]))
+    return OpResult([output])
+
+
+def gather_rule(call: OpCall) -> OpResult:
+    """Return the effect of picking values by an index that is computed from the image.
+
+    Raises:
+        ValueError: If it picks positions of the maps, not channels.
+    """
+    values = call.input_fields.get(id(call.inputs[0]))
+    fields = [call.input_fields[id(call.arguments["index"])]]
+    if values:
+        if call.dims & {*values.spatial_dims[0], *values.spatial_dims[1]}:
+            raise ValueError(
+                "its index depends on the image: it is not known which pixels it reads"
+            )
+        fields.append(values.apply(reduce_dims(call.dims), call.output))
+    return OpResult([merge_branches(fields, call.output)])
 
 
 def permute_rule(call: OpCall) -> OpResult:
@@ -105,13 +157,19 @@ def permute_rule(call: OpCall) -> OpResult:
     moved = [
         call.rerun({key: field.bounds[side] for key, field in fields.items()}) for side in range(4)
     ]
-    outputs = [join(call.fields, bounds) for bounds in zip(*moved, strict=True)]
+    outputs = [
+        join(call.fields, bounds).merge_views(call.num_images)
+        for bounds in zip(*moved, strict=True)
+    ]
     return OpResult(outputs, "resize" if call.name in RESIZES else "")
 
 
 def convolution_rule(call: OpCall) -> OpResult:
     """Return the effect of a convolution of maps, transposed or not."""
     field = call.fields[0]
+    jump = field.jump
+    if field.pooled and field.map_size == (1, 1):  # what pads a single value is no pixel
+        field = replace(field, jump=(Fraction(0), Fraction(0)))
     output_size = tuple(call.output.shape[2:])
     kernel = tuple(call.arguments["weight"].shape[2:])
     stride = call.as_pair("stride")
@@ -130,7 +188,8 @@ def convolution_rule(call: OpCall) -> OpResult:
     def convolve(bound: torch.Tensor, slope: Slope) -> torch.Tensor:
         return along_maps(over_channels(bound, slope), slope)
 
-    output = field.apply(convolve, call.output)
+    output = replace(field.apply(convolve, call.output), jump=jump)
+    output = output.measure_jump()
     if not transposed:
         output = output.multiply_jump(output_size, stride)
     return OpResult([output], kind, kernel, stride, padding, dilation)
@@ -146,8 +205,9 @@ def pooling_rule(call: OpCall) -> OpResult:
     dilation = call.as_pair("dilation") if "dilation" in call.arguments else (1, 1)
     window = slide_window(output_size, kernel, stride, padding, dilation)
     output = call.fields[0].apply(window, call.output)
-    is_global = input_size[0] <= kernel[0] and input_size[1] <= kernel[1]
-    if not is_global:
+    covers_maps = input_size[0] <= kernel[0] and input_size[1] <= kernel[1]
+    # A small window halves the maps even where they are no larger than it.
+    if not covers_maps or max(kernel) < SMALLEST_GLOBAL_WINDOW:
         output = output.multiply_jump(output_size, stride)
     return OpResult([output], "pool", kernel, stride, padding, dilation)
 

@@ -33,15 +33,23 @@ class ReceptiveField:
         image_size: Height and width of the image.
         jump: Distance in pixels between the fields of neighboring values, down and across. If only
             one value is left in a direction, the jump is the last one that was known.
-        source: Name of the layer that produced the values.
+        source: Name of the layer that produced the values; that of the main branch if several did.
+        sources: Names of all layers that produced the values.
         gated: Whether values that depend on the whole image have scaled these values.
+        pooled: Whether a global pooling made the values. Beyond its single value there is nothing.
+        unpadded: Sizes of the maps before and after a padding, if the values are padded maps.
+        padding: How many rows above and columns on the left were added to them.
     """
 
     bounds: tuple[Tensor, ...]
     image_size: Pair
     jump: tuple[Fraction, Fraction] = (Fraction(1), Fraction(1))
     source: str = "input"
+    sources: frozenset[str] = frozenset()
     gated: bool = False
+    pooled: bool = False
+    unpadded: tuple[Pair, Pair] | None = None
+    padding: Pair = (0, 0)
 
     @classmethod
     def of_image(cls, shape: Sequence[int]) -> "ReceptiveField":
@@ -170,6 +178,28 @@ class ReceptiveField:
             jump[axis] = Fraction(covered / bound.shape[dim]).limit_denominator(8)
         return replace(self, jump=tuple(jump))
 
+    def merge_views(self, num_images: int) -> "ReceptiveField":
+        """Return the same fields; if a batch holds views of an image, with those of the first.
+
+        Test-time augmentation puts mirrored or shifted copies beside the images. They are followed
+        as if they were equal to the images; otherwise the batch would count as a side of the maps.
+        Patches of an image in a batch are no views: each covers a part of the image only.
+
+        Args:
+            num_images: The number of images that the model was given.
+        """
+        batch = self.bounds[0].shape[0]
+        has_copies = self.bounds[0].dim() == 4 and batch > num_images and not batch % num_images
+        if not has_copies or 0 not in {*self.spatial_dims[0], *self.spatial_dims[1]}:
+            return self
+        for axis in (0, 1):
+            centers = (self.bounds[2 * axis + 1] - self.bounds[2 * axis]).flatten(1) / 2
+            covered = centers.amax(1) - centers.amin(1) + float(self.jump[axis])
+            if not bool((covered >= 0.75 * (centers.amax() - centers.amin())).all()):
+                return self
+        bounds = tuple(copy_layout(bound[:1].expand_as(bound), bound) for bound in self.bounds)
+        return replace(self, bounds=bounds).measure_jump()
+
     def multiply_jump(self, map_size: Pair, stride: Pair) -> "ReceptiveField":
         """Return the same fields with the jump multiplied by a stride that left a single value.
 
@@ -187,20 +217,30 @@ class ReceptiveField:
         return replace(self, jump=jump)
 
 
-def find_gates(fields: Sequence[ReceptiveField]) -> list[ReceptiveField]:
+def find_gates(fields: Sequence[ReceptiveField], are_added: bool = False) -> list[ReceptiveField]:
     """Return the inputs of an operation that only scale or shift whole maps of another input.
 
     Such an input has one value for all positions along a side that the other has.
+
+    Args:
+        fields: The fields of the inputs.
+        are_added: Whether the operation adds them. A sum with values that differ from position to
+            position, as in the mixing of tokens, is no gate.
     """
-    gates = []
-    for field in fields:
-        broadcast = any(
-            not field.spatial_dims[axis] and any(other.spatial_dims[axis] for other in fields)
-            for axis in (0, 1)
-        )
-        if broadcast and not field.is_empty:
-            gates.append(field)
-    return gates
+
+    def is_gate(field: ReceptiveField, other: ReceptiveField, axis: int) -> bool:
+        if field.spatial_dims[axis] or not other.spatial_dims[axis]:
+            return False
+        shape, rank = field.bounds[0].shape, other.bounds[0].dim()
+        sides = [dim - rank for dim in other.spatial_dims[axis]]
+        return not are_added or all(-side > len(shape) or shape[side] == 1 for side in sides)
+
+    return [
+        field
+        for field in fields
+        if not field.is_empty
+        and any(is_gate(field, other, axis) for other in fields for axis in (0, 1))
+    ]
 
 
 def copy_layout(values: Tensor, like: Tensor) -> Tensor:
@@ -212,31 +252,45 @@ def copy_layout(values: Tensor, like: Tensor) -> Tensor:
     return torch.empty_like(like, dtype=torch.float32).copy_(values)
 
 
-def merge_branches(fields: Sequence[ReceptiveField], output: Tensor) -> ReceptiveField:
+def merge_branches(
+    fields: Sequence[ReceptiveField], output: Tensor, are_added: bool = False
+) -> ReceptiveField:
     """Return the fields of a sum or product of tensors. Gates do not widen the fields.
 
     Args:
         fields: The fields of the inputs.
         output: The output of the operation.
+        are_added: Whether the operation adds the tensors.
     """
+    gates = find_gates(fields, are_added)
     bounds = []
     for axis in (0, 1):
-        spatial = [field for field in fields if field.spatial_dims[axis]] or fields
+        spatial = [f for f in fields if f.spatial_dims[axis] or f not in gates] or fields
         for side in (2 * axis, 2 * axis + 1):
             merged = reduce(torch.maximum, (field.bounds[side] for field in spatial))
             bounds.append(copy_layout(merged, output))
-    return join(fields, tuple(bounds))
+    return join(fields, tuple(bounds), gates)
 
 
-def join(fields: Sequence[ReceptiveField], bounds: tuple[Tensor, ...]) -> ReceptiveField:
-    """Return fields with the given bounds and the source of the main branch.
+def join(
+    fields: Sequence[ReceptiveField],
+    bounds: tuple[Tensor, ...],
+    gates: Sequence[ReceptiveField] | None = None,
+) -> ReceptiveField:
+    """Return fields with the given bounds, all sources, and the source of the main branch.
 
     The main branch is the one with the largest field that is no gate.
+
+    Args:
+        fields: The fields of the inputs.
+        bounds: The bounds of the output.
+        gates: The gates among the fields. None finds them.
     """
-    gates = find_gates(fields)
+    gates = find_gates(fields) if gates is None else gates
     main = max(fields, key=lambda field: (field not in gates, field.size))
     gated = bool(gates) or any(field.gated for field in fields)
-    return replace(main, bounds=bounds, gated=gated).measure_jump()
+    sources = frozenset().union(*(field.sources for field in fields))
+    return replace(main, bounds=bounds, gated=gated, sources=sources).measure_jump()
 
 
 def slide_window(

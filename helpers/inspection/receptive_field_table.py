@@ -33,7 +33,9 @@ def layer_path(layers: list[Layer]) -> list[Layer]:
         The layers on the path, in the order of execution.
     """
     by_name = {layer.name: layer for layer in layers}
-    name = next((layer.name for layer in reversed(layers) if not layer.gate), None)
+    ends = [layer.name for layer in layers if layer.is_output]
+    ends += [layer.name for layer in reversed(layers) if not layer.gate]
+    name = ends[0] if ends else None
     path = []
     while name in by_name:
         path.insert(0, by_name[name])
@@ -96,7 +98,11 @@ def receptive_field_table(model: nn.Module, modules: bool = False) -> pd.DataFra
     Raises:
         NotUnderstoodError: If an operation mixes pixels in an unknown way.
     """
-    layers = trace_layers(model)
+    return trace_table(trace_layers(model), modules)
+
+
+def trace_table(layers: list[Layer], modules: bool = False) -> pd.DataFrame:
+    """Return the same as `receptive_field_table`, for layers that are traced already."""
     rows = {"input": [0, 0, 0, 0, format_size(layers[0].nin), 1, 1]}
     for layer in layers:
         sizes = (

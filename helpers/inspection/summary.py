@@ -4,9 +4,8 @@ The model is left unchanged: a copy of it runs.
 """
 
 import contextlib
-import copy
 import io
-import math
+import re
 from collections import Counter
 
 import pandas as pd
@@ -15,17 +14,25 @@ import torchinfo
 import torchsummary
 from torch import nn
 
-from helpers.inspection.tracer import trace_layers
+from helpers.device import copy_model
+from helpers.inspection.tracer import NotUnderstoodError, trace
 
 
 def count_parameters(model: nn.Module) -> int:
     """Return the number of parameters, frozen ones included."""
-    return sum(p.numel() for p in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_mult_adds(model: nn.Module) -> int:
-    """Return the number of multiply-adds for one image of 3x32x32, as torchinfo counts them."""
-    return _torchinfo_statistics(model).total_mult_adds
+    """Return the number of multiply-adds for one image of 3x32x32, as torchinfo counts them.
+
+    They are counted from the operations as they run, so weights that are computed, as by
+    `weight_norm`, and functions in place of modules count as well.
+
+    Raises:
+        NotUnderstoodError: If the model cannot be traced.
+    """
+    return trace(model).mult_adds
 
 
 # Two libraries, as the assignments print torchsummary's table, which has no multiply-adds.
@@ -47,10 +54,17 @@ def torchsummary_text(model: nn.Module) -> str:
 def torchinfo_text(model: nn.Module) -> str:
     """Return torchinfo's table: shapes, kernels, parameters, and the multiply-adds in total.
 
+    The total is that of `count_mult_adds`, as torchinfo misses weights that are computed.
+
     Args:
         model: The model, for images of 3x32x32.
     """
-    return str(_torchinfo_statistics(model)).replace("(Units.MEGABYTES)", "(millions)")
+    try:
+        total = f"{count_mult_adds(model) / 1e6:,.2f}"
+    except NotUnderstoodError:
+        total = "not counted"
+    table = str(_torchinfo_statistics(model))
+    return re.sub(r"Total mult-adds .*", f"Total mult-adds (millions): {total}", table)
 
 
 def layer_cost_percentages(model: nn.Module) -> pd.DataFrame:
@@ -64,17 +78,17 @@ def layer_cost_percentages(model: nn.Module) -> pd.DataFrame:
         "multiply-adds" in %. Batch normalization accounts for what is missing to 100 %. Layers
         that use the same parameters share their percentage evenly.
     """
-    layers = trace_layers(model)
-    uses = Counter(layer.module for layer in layers)
+    traced = trace(model)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    uses = Counter(name for layer in traced.layers for name in layer.weights)
     costs = {}
-    for layer in layers:
-        module = model.get_submodule(layer.module)
-        params = sum(p.numel() for p in module.parameters(recurse=False))
-        costs[layer.name] = [params / uses[layer.module], params * math.prod(layer.nout)]
+    for layer in traced.layers:
+        if layer.weights:
+            params = sum(sizes[name] / uses[name] for name in layer.weights)
+            costs[layer.name] = [params, layer.mult_adds]
     columns = ["parameters", "multiply-adds"]
     table = pd.DataFrame.from_dict(costs, orient="index", columns=columns)
-    has_parameters = table.any(axis=1)
-    return 100 * table[has_parameters] / [count_parameters(model), count_mult_adds(model)]
+    return 100 * table / [count_parameters(model), traced.mult_adds]
 
 
 def _torchinfo_statistics(model: nn.Module) -> torchinfo.ModelStatistics:
@@ -94,4 +108,4 @@ def _copy_for_summary(model: nn.Module) -> nn.Module:
 
     torchsummary would run the model in training mode and change its batch normalization.
     """
-    return copy.deepcopy(model).cpu().float().eval()
+    return copy_model(model).cpu().float().eval()
