@@ -815,12 +815,12 @@ def compare(tables: dict[str, pd.DataFrame], kind: str | None = None) -> pd.Data
         kind: Only rows of this kind: "required", "bonus" or "claimed". None takes all.
 
     Returns:
-        Texts such as "✓ passed: 439,808", or "-" if a table does not have the requirement.
+        Texts such as "✅ passed: 439,808", or "-" if a table does not have the requirement.
     """
     columns = {}
     for name, checked in tables.items():
         columns[name] = {
-            row.requirement: f"{'✓ passed' if row.passed else '✗ failed'}: {row.measured}"
+            row.requirement: f"{'✅ passed' if row.passed else '❌ failed'}: {row.measured}"
             for row in checked.itertuples()
             if kind in (None, row.kind)
         }

@@ -227,7 +227,7 @@ def test_numbers_shown_are_those_of_the_metrics(name):
     minutes = f"{metrics['wall_seconds'] / 60:.1f} minutes"
     assert f"{minutes} on {metrics['device']}, {metrics['precision']}" in printed
     for row in metrics["requirements"]:
-        mark = "✓ passed" if row["passed"] else "✗ failed"
+        mark = "✅ passed" if row["passed"] else "❌ failed"
         assert re.sub(r"\s", "", f"<th>{row['requirement']}</th>") in tables
         assert re.sub(r"\s", "", f"<td>{mark}: {row['measured']}</td>") in tables
 

@@ -119,8 +119,8 @@ def test_requirements_show_a_mark_and_a_word(page):
         for row in metrics["requirements"]
     ]
     passed = sum(row["passed"] for row in rows)
-    assert text.count("✓ passed") == passed
-    assert text.count("✗ failed") == len(rows) - passed
+    assert text.count("✅ passed") == passed
+    assert text.count("❌ failed") == len(rows) - passed
     assert not re.search(r"\| *(True|False)\b", text)
 
 
@@ -217,8 +217,8 @@ def test_a_students_run_gets_the_same_page_without_the_others(student_root):
     assert f"{metrics['params']:,} parameters" in text
     assert "BatchNorm2d-2" in text and "| conv1 | 32 | 3 | 0 | 4 | 8 | 4 | 3 |" in text
     assert (page.parent / "log.txt").read_text() in text
-    assert f"✗ failed: {metrics['device']}" in text, "a requirement on the run"
-    assert "| receptive field > 44 | ✗ failed: " in text, "a requirement on the network"
+    assert f"❌ failed: {metrics['device']}" in text, "a requirement on the run"
+    assert "| receptive field > 44 | ❌ failed: " in text, "a requirement on the network"
     assert "compact" not in text
     assert "check S9 my_network.py:Mine --run results/S9/mine" in text, "mine is in no file yet"
     assert_links_exist(page)

@@ -800,10 +800,10 @@ def test_tables_are_compared_with_a_mark_and_a_word():
     assert table.index.name == "requirement"
     assert list(table.index) == list(tables["s7"]["requirement"])
     assert table.loc["three max poolings"].to_list() == [
-        "✓ passed: pool1, pool2, pool3",
-        "✗ failed: pool1, pool2",
+        "✅ passed: pool1, pool2, pool3",
+        "❌ failed: pool1, pool2",
     ]
-    assert table.loc["< 1M parameters"].to_list() == ["✓ passed: 439,808", "-"]
+    assert table.loc["< 1M parameters"].to_list() == ["✅ passed: 439,808", "-"]
 
 
 def test_tables_are_filtered_by_kind():
@@ -827,5 +827,5 @@ def test_results_are_compared_by_the_names_of_their_models():
     ]
     table = requirements.table(*results)
     assert list(table.columns) == ["s7", "s7_dropout"]
-    assert [text[:8] for text in table.loc["test accuracy >= 80 %"]] == ["✓ passed", "✗ failed"]
+    assert [text[:8] for text in table.loc["test accuracy >= 80 %"]] == ["✅ passed", "❌ failed"]
     pd.testing.assert_frame_equal(table[["s7"]], requirements.table(results[0]))
