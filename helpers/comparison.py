@@ -37,8 +37,8 @@ def compare_on_same_images(first: Result, second: Result, data: ImageData) -> st
     difference = 100 * (only_second - only_first) / len(data.test_labels)
     return (
         f"{_names(first, second)}: {difference:+.2f} points on the same {len(data.test_labels):,} "
-        f"images; right with {second.metrics['net']} alone: {only_second:,}, with "
-        f"{first.metrics['net']} alone: {only_first:,}; McNemar's exact test: p = {p:.2g}"
+        f"images\n  right with {second.metrics['net']} alone: {only_second:,}, with "
+        f"{first.metrics['net']} alone: {only_first:,}\n  McNemar's exact test: p = {p:.2g}"
     )
 
 
@@ -61,10 +61,10 @@ def compare_seeds(first: Result, second: Result) -> str:
         return f"{text}; the seeds of each run are all equal, so there is nothing to test"
     test = ttest_ind(accuracies[1], accuracies[0], equal_var=False)
     low, high = test.confidence_interval()
-    text += f", 95 % confidence interval {low:+.2f} to {high:+.2f}; Welch's t-test: p = "
-    text += f"{test.pvalue:.2g}"
+    text += f"\n  95 % confidence interval {low:+.2f} to {high:+.2f}; "
+    text += f"Welch's t-test: p = {test.pvalue:.2g}"
     if fewest <= FEW_SEEDS:
-        text += f". {fewest} seeds decide little: only a large difference shows"
+        text += f"\n  {fewest} seeds decide little: only a large difference shows"
     return text
 
 

@@ -30,8 +30,8 @@ def compare_counts(only_first, only_second, both):
 def test_networks_are_compared_by_the_images_that_one_of_them_gets_right():
     text = compare_counts(only_first=5, only_second=15, both=80)
     assert text == (
-        "compact - s9: +10.00 points on the same 100 images; right with compact alone: 15, with s9 "
-        "alone: 5; McNemar's exact test: p = 0.041"
+        "compact - s9: +10.00 points on the same 100 images\n"
+        "  right with compact alone: 15, with s9 alone: 5\n  McNemar's exact test: p = 0.041"
     )
     # Twice the lower tail of a binomial distribution.
     assert f"p = {2 * stats.binom.cdf(5, 20, 0.5):.2g}" in text
@@ -55,9 +55,9 @@ def test_seeds_are_compared_by_welchs_test():
     margin = error * stats.t.ppf(0.975, freedom)
     p = 2 * stats.t.sf(difference / error, freedom)
     text = (
-        f"compact - s9: +{difference:.2f} points between the means over seeds, 95 % confidence "
+        f"compact - s9: +{difference:.2f} points between the means over seeds\n  95 % confidence "
         f"interval {difference - margin:+.2f} to {difference + margin:+.2f}; Welch's t-test: "
-        f"p = {p:.2g}. 2 seeds decide little: only a large difference shows"
+        f"p = {p:.2g}\n  2 seeds decide little: only a large difference shows"
     )
     assert compare_seeds(first, second) == text
     assert compare_seeds(second, first).startswith(f"s9 - compact: -{difference:.2f} points")

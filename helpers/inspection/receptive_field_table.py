@@ -102,7 +102,12 @@ def receptive_field_table(model: nn.Module, modules: bool = False) -> pd.DataFra
 
 
 def trace_table(layers: list[Layer], modules: bool = False) -> pd.DataFrame:
-    """Return the same as `receptive_field_table`, for layers that are traced already."""
+    """Return the same as `receptive_field_table`, for layers that are traced already.
+
+    Args:
+        layers: The layers of a model, from `trace_layers`.
+        modules: Whether a column `module` names the module of each layer.
+    """
     rows = {"input": [0, 0, 0, 0, format_size(layers[0].nin), 1, 1]}
     for layer in layers:
         sizes = (
