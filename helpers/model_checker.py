@@ -309,8 +309,6 @@ def _check_model(notebook: str, name: str, run_dir: Path | None, metrics: dict |
             print(f"  error: {message}", flush=True)
             return {"error": message}
     notes = [f"warning: {' '.join(str(warning.message).split())}" for warning in caught]
-    if facts.ends_in_softmax:
-        notes.append("warning: it ends in a softmax, but the loss expects logits")
     for note in dict.fromkeys(notes):
         print(f"  {note}")
     if metrics:

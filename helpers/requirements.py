@@ -72,14 +72,12 @@ class ModelFacts:
             weights.
         used_parameter_count: How many of them were read.
         frozen_parameter_count: How many of them are not trained.
-        ends_in_softmax: Whether the output is probabilities in place of logits.
     """
 
     layers: list[Layer]
     parameter_count: int
     used_parameter_count: int
     frozen_parameter_count: int
-    ends_in_softmax: bool
 
     @classmethod
     def of_model(cls, model: nn.Module) -> "ModelFacts":
@@ -88,13 +86,11 @@ class ModelFacts:
         buffers = traced.num_buffer_weights
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
-        sums = traced.output.sum(-1)
         return cls(
             layers=traced.layers,
             parameter_count=sum(sizes.values()) + buffers,
             used_parameter_count=sum(sizes[name] for name in traced.parameters) + buffers,
             frozen_parameter_count=sum(sizes[name] for name in frozen) + buffers,
-            ends_in_softmax=bool((traced.output >= 0).all() and ((sums - 1).abs() < 1e-4).all()),
         )
 
     @cached_property

@@ -358,16 +358,22 @@ warnings.warn("old style")
 class Warns(Small):
     def __init__(self):
         super().__init__()
-        self.append(nn.Softmax(1))
+        self.append(nn.Identity())
 """
 
 
-def test_warnings_and_a_softmax_are_named_with_their_network(run_command, tmp_path):
+def test_warnings_are_named_with_their_network(run_command, tmp_path):
     (tmp_path / "net.py").write_text(NETWORK + WARNS)
     lines = run_command("check", "S7", f"{tmp_path}/net.py:Warns").stdout.splitlines()
     assert "net.py:Warns" in lines[0]
     assert lines[1] == "  warning: old style"
-    assert lines[2] == "  warning: it ends in a softmax, but the loss expects logits"
+
+
+def test_a_network_that_ends_in_a_softmax_is_refused(run_command, tmp_path):
+    (tmp_path / "net.py").write_text(NETWORK + WARNS.replace("nn.Identity()", "nn.Softmax(1)"))
+    completed = run_command("check", "S7", f"{tmp_path}/net.py:Warns")
+    assert completed.returncode == 2
+    assert "returns probabilities: return logits, leave out softmax" in completed.stdout
 
 
 GIVEN_A_LIST = """

@@ -302,10 +302,11 @@ def test_your_own_image_is_beside_its_map_and_the_most_probable_classes(sample, 
     assert len(bars) == 5
     widths = [bar.get_width() for bar in bars]
     assert widths == pytest.approx(np.sort(percentages)[::-1][:5])
-    names = [label.get_text() for label in figure.axes[3].get_yticklabels()]
-    assert names[0] == "0"
+    names = [text.get_text() for text in figure.axes[3].get_yticklabels()]
+    assert names[0] == sample.classes[label]
     assert figure.axes[3].yaxis_inverted()  # the most probable class is on top
-    assert percentages[[int(name) for name in names]] == pytest.approx(widths)
+    indices = [sample.classes.index(name) for name in names]
+    assert percentages[indices] == pytest.approx(widths)
 
 
 class Odd(nn.Module):

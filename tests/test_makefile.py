@@ -59,7 +59,8 @@ def test_badges_refuses_what_is_no_repository(clone, repository):
 def test_a_published_copy_has_its_own_address_and_absolute_links(clone):
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, clone)
-    shutil.copytree(ROOT / "notebooks", clone / "notebooks", dirs_exist_ok=True)
+    ignore = shutil.ignore_patterns(".ipynb_checkpoints")
+    shutil.copytree(ROOT / "notebooks", clone / "notebooks", ignore=ignore, dirs_exist_ok=True)
     for repository in ("ann/first", "bob/second-name"):  # published, then forked
         command = ["make", "badges", f"REPO={repository}"]
         subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True)

@@ -120,7 +120,7 @@ def test_helpers_is_imported_in_a_few_lines_at_the_top(page):
     set_up, imports, *others = code_cells(page)
     assert len(imports_of_helpers(set_up)) == 1
     nodes = imports_of_helpers(imports)
-    assert 1 <= sum(node.end_lineno - node.lineno + 1 for node in nodes) <= 12
+    assert 1 <= sum(node.end_lineno - node.lineno + 1 for node in nodes) <= 14
     assert not [cell.id for cell in others if imports_of_helpers(cell)]
 
 
