@@ -94,9 +94,13 @@ def _to_html(notebook: Path) -> str:
     """Return a notebook as an HTML page that needs no other file."""
     from nbconvert import HTMLExporter
 
+    content = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:
+        # nbconvert embeds only pictures below the folder that it is given.
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace("](../results/", "](results/")
     html, _ = HTMLExporter(embed_images=True).from_notebook_node(
-        nbformat.read(notebook, as_version=4),
-        resources={"metadata": {"name": notebook.stem, "path": str(ROOT / "notebooks")}},
+        content, resources={"metadata": {"name": notebook.stem, "path": str(ROOT)}}
     )
     return html
 
