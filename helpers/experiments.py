@@ -157,7 +157,7 @@ def run_experiment(
         ChildProcessError: If a process that loads images is lost.
     """
     validate_choice("notebook", experiment.notebook, requirements.REQUIREMENTS)
-    if not re.fullmatch(r"\w+/\w[\w.-]*", experiment.name):
+    if not re.fullmatch(r"\w+/[^./\\][^/\\]*", experiment.name):
         raise ValueError(f"the name {experiment.name!r} is not of the form NOTEBOOK/RUN")
     if seeds < 1:
         raise ValueError(f"seeds={seeds} is not 1 or more")
