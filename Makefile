@@ -12,8 +12,8 @@ IN_PARALLEL = --numprocesses auto --maxprocesses 4
 
 # How the notebooks are tested. --nbval-current-env starts the kernel of .venv, whatever kernels the
 # machine has or the notebooks name. --nbval-lax compares the outputs of marked cells only, because
-# the stored outputs come from a full run on CIFAR-10 and these from a short run on the sample of CIFAR-10
-# in the repository. --dist loadfile keeps the cells of a notebook in one process. The slowest
+# the stored outputs come from a full run on CIFAR-10 and these from a short run on the sample of
+# CIFAR-10 in the repository. --dist loadfile keeps the cells of a notebook in one process. The slowest
 # notebooks come first.
 TEST_NOTEBOOKS = PROFILE=smoke DATASET=sample RESUME=0 REUSE=0 OMP_NUM_THREADS=1 \
 	.venv/bin/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \

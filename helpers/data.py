@@ -187,7 +187,19 @@ class ImageData:
 
 
 class DataUnavailableError(OSError):
-    """CIFAR-10 is not on this machine and cannot be downloaded."""
+    """CIFAR-10 is not on this machine and cannot be downloaded.
+
+    Args:
+        state: What is wrong on this machine, such as "CIFAR-10 is not in data/".
+        problems: What is wrong with each mirror.
+    """
+
+    def __init__(self, state: str, problems: list[str]) -> None:
+        super().__init__(
+            f"{state}, and {'; '.join(problems)}. "
+            "Set CIFAR10_ROOT to the folder of cifar-10-batches-py, or set DATASET=sample."
+        )
+        self.state = state
 
 
 def load_sample() -> ImageData:
@@ -307,10 +319,7 @@ def download_cifar10(root: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
         if (file := root / CIFAR10.base_folder / name).exists() and not check_integrity(file, md5)
     ]
     state = f"damaged ({', '.join(damaged)})" if damaged else "not"
-    raise DataUnavailableError(
-        f"CIFAR-10 is {state} in {root}, and {'; '.join(problems)}. "
-        "Set CIFAR10_ROOT to the folder of cifar-10-batches-py, or set DATASET=sample."
-    )
+    raise DataUnavailableError(f"CIFAR-10 is {state} in {root}", problems)
 
 
 @contextlib.contextmanager
@@ -340,12 +349,12 @@ def load_data(settings: Settings, validation: bool = False) -> ImageData:
     else:
         try:
             data = load_cifar10(cifar10_root())
-        except DataUnavailableError:
+        except DataUnavailableError as error:
             if settings.dataset == "cifar10":
                 raise
             data = load_sample()
             print(
-                "CIFAR-10 cannot be downloaded: there is no connection.\n"
+                f"{error.state} and cannot be downloaded: there is no connection to its servers.\n"
                 f"Using the sample in the repository: {len(data.train_labels):,} training and "
                 f"{len(data.test_labels):,} test images of CIFAR-10.\n"
                 "To use all of CIFAR-10, run `python -m helpers data` with a connection, or set "

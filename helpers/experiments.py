@@ -26,7 +26,7 @@ from helpers.inspection.fingerprint import without_addresses
 from helpers.models import MODELS, get_model
 from helpers.optim import TrainConfig, scale_to_profile
 from helpers.results import Result
-from helpers.training import History, fit, format_epoch, set_seed
+from helpers.training import History, fit, set_seed
 
 RESUME_HINT = (
     "Run the same command or cell again to continue after the last complete epoch or short run."
@@ -171,9 +171,7 @@ def run_experiment(
                 **saved.metrics
             )
         )
-        print(
-            "\n".join(format_epoch(row, len(saved.history.epochs)) for row in saved.history.epochs)
-        )
+        print(results.format_log(saved.history), end="")
         return replace(saved, folder=folder)
 
     _check_transform(experiment.make_transform(data))

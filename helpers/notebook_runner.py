@@ -26,18 +26,16 @@ SHOWN_LINES = re.compile(
 
 def notebook_names() -> list[str]:
     """Return the names of the notebooks without `.ipynb`, in the order in which they are read."""
-    names = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - {"playground"}
-    return sorted(
-        names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name)
-    )
+    names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 
 def run_notebook(name: str, settings: Settings) -> Path:
     """Run a notebook from top to bottom. Print its headings and what it trains.
 
     Only a full run on CIFAR-10 replaces `notebooks/NAME.ipynb`, and only if no cell fails. Every
-    other executed notebook is saved in the folder of its results. An HTML page of the executed
-    notebook and papermill's log are saved there, too.
+    other executed notebook is saved in the folder of its results, with its HTML page. The page of a
+    full run, and papermill's log of any run, are in `results/_running/`.
 
     Args:
         name: The name of the notebook, for example "S7".

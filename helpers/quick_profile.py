@@ -32,10 +32,11 @@ def limit_to_time_budget(data: ImageData, settings: Settings, notebook: str) -> 
     profile = settings.profile
     if not profile.seconds or settings.reuse:
         return data
-    seconds = profile.seconds
     device_type = device.distributed_state().device.type  # Colab may have a GPU only on some days
     file = (
-        settings.checkpoint_dir(data.key) / notebook / f"images-{seconds}-seconds-{device_type}.txt"
+        settings.checkpoint_dir(data.key)
+        / notebook
+        / f"images-{profile.seconds}-seconds-{device_type}.txt"
     )
     try:
         test_images = int(file.read_text())
@@ -45,13 +46,13 @@ def limit_to_time_budget(data: ImageData, settings: Settings, notebook: str) -> 
             for experiment in EXPERIMENTS.values()
             if experiment.notebook == notebook
         )
-        test_images = int(seconds / seconds_per_image) // 50 * 50
+        test_images = int(profile.seconds / seconds_per_image) // 50 * 50
         test_images = max(MIN_TEST_IMAGES, test_images)
         atomic_write(file, f"{test_images}")
     subset = data.subset(2 * test_images, test_images)
     print(
         f"{len(subset.train_labels):,} training and {len(subset.test_labels):,} test images: "
-        f"as many as this machine gets through in about {seconds} seconds"
+        f"as many as this machine gets through in about {profile.seconds} seconds"
     )
     return subset
 

@@ -205,11 +205,20 @@ def save_result(result: Result) -> None:
     atomic_write(folder / LOGITS_FILE, logits)
     atomic_write(folder / "history.csv", pd.DataFrame(epochs).to_csv(index=False))
     atomic_write(folder / "learning_rate.csv", lrs.to_csv(index_label="step"))
-    log = "".join(f"{format_epoch(row, len(epochs))}\n" for row in epochs)
-    atomic_write(folder / "log.txt", log)
+    atomic_write(folder / "log.txt", format_log(result.history))
     for name, table in model_tables(result.model).items():
         atomic_write(folder / name, table)
     atomic_write(folder / "metrics.json", json.dumps(result.metrics, indent=1) + "\n")
+
+
+def format_log(history: History) -> str:
+    """Return a line for each epoch.
+
+    Args:
+        history: What was measured during training.
+    """
+    epochs = history.epochs
+    return "".join(f"{format_epoch(row, len(epochs))}\n" for row in epochs)
 
 
 def read_metrics(folder: Path) -> dict:

@@ -512,22 +512,18 @@ class ThreeBlocksThatEndInStrides(ConvNet):
 class TransitionsOfTwoLayers(ConvNet):
     """A strided convolution and a 1x1 convolution are one transition."""
 
-    def __init__(self):
-        step = [nn.Sequential(cbr(16, 16, stride=2), nn.Conv2d(16, 16, 1)) for _ in range(2)]
+    def __init__(self, order=1):
+        steps = [(cbr(16, 16, stride=2), nn.Conv2d(16, 16, 1))[::order] for _ in range(2)]
         super().__init__((
-            cbr(3, 16), cbr(16, 16), step[0], cbr(16, 16), cbr(16, 16), step[1], cbr(16, 16),
+            cbr(3, 16), cbr(16, 16), *steps[0], cbr(16, 16), cbr(16, 16), *steps[1], cbr(16, 16),
             cbr(16, 16),
         ), 16)  # fmt: skip
 
 
 @expect("S9", "FPFPFFPP FFP")
-class TransitionsOfTwoLayersReversed(ConvNet):
+class TransitionsOfTwoLayersReversed(TransitionsOfTwoLayers):
     def __init__(self):
-        step = [nn.Sequential(nn.Conv2d(16, 16, 1), cbr(16, 16, stride=2)) for _ in range(2)]
-        super().__init__((
-            cbr(3, 16), cbr(16, 16), step[0], cbr(16, 16), cbr(16, 16), step[1], cbr(16, 16),
-            cbr(16, 16),
-        ), 16)  # fmt: skip
+        super().__init__(order=-1)
 
 
 @expect("S9", "FPFFFPPP FFP")

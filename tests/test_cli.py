@@ -47,12 +47,13 @@ class Completed:
     stderr: str
 
 
-def run_process(*arguments, **environment):
+def run_process(*arguments, encoding="utf-8", **environment):
     """Run the command in a new process, which takes seconds to start."""
+    environment["PYTHONIOENCODING"] = encoding
     return subprocess.run(
         [sys.executable, "-m", "helpers", *arguments],
         cwd=ROOT, env={**os.environ, "COLUMNS": "200", **environment}, capture_output=True,
-        text=True, timeout=300, check=False,
+        encoding=encoding, timeout=300, check=False,
     )  # fmt: skip
 
 
@@ -72,6 +73,35 @@ def run_command(monkeypatch, capsys):
         return Completed(exit_info.value.code or 0, *capsys.readouterr())
 
     return run
+
+
+def test_an_output_that_lacks_a_character_is_no_error(tmp_path):
+    file = tmp_path / "names.py"
+    file.write_text("class Net:\n    pass\nraise ValueError('Zoë → Ωμέγα ✅')")
+    arguments = "check", "S7", f"{file}:Net"
+    for encoding in ("cp1252", "ascii"):
+        completed = run_process(*arguments, encoding=encoding)
+        assert completed.returncode == 2
+        assert "Traceback" not in completed.stdout + completed.stderr
+        assert "error: " in completed.stdout
+
+
+def test_a_network_from_a_file_is_trained_with_the_recipe_of_a_run(run_command, tmp_path, request):
+    (tmp_path / "net.py").write_text(NETWORK)
+    for folder in ("results/_smoke-sample", "checkpoints/smoke-sample"):
+        request.addfinalizer(partial(shutil.rmtree, ROOT / folder / "S9" / "Small"))
+    request.addfinalizer(partial(MODELS.pop, "Small"))
+    environment = {"PROFILE": "smoke", "DATASET": "sample", "RESUME": "0"}
+    completed = run_command("train", "S9/compact", f"{tmp_path}/net.py:Small", **environment)
+    assert completed.returncode == 0, completed.stderr
+    folder = ROOT / "results" / "_smoke-sample" / "S9" / "Small"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["params"] == 280
+    expected = EXPERIMENTS["S9/compact"]
+    assert metrics["recipe"]["transform"] == expected.transform.__name__
+    assert metrics["optimizer"] == expected.config.optimizer
+    completed = run_command("report", "S9/Small")
+    assert completed.stdout.strip() == str(folder / "README.md"), "found in its profile's folder"
 
 
 COMMANDS = ("data", "train", "run", "check", "summary", "seeds", "verify", "report")

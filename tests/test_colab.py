@@ -208,9 +208,10 @@ Mine()(torch.zeros(2, 3))
 
 
 @pytest.fixture
-def shell(capsys):
+def shell(capsys, monkeypatch):
     shell = InteractiveShell()
     shell.set_custom_exc((Exception, KeyboardInterrupt), colab._show_error)
+    monkeypatch.setattr(colab, "get_ipython", lambda: shell)
     return shell
 
 
@@ -246,6 +247,14 @@ def test_the_whole_traceback_of_an_error_is_there_on_request(shell, capsys):
     capsys.readouterr()
     shell.run_cell("%tb")
     assert "torch/nn/modules/module.py" in capsys.readouterr().out
+
+
+def test_other_settings_ask_to_run_the_cells_again(shell, capsys, monkeypatch):
+    monkeypatch.setenv("DATASET", "sample")
+    line = "The settings have changed: run the cells below again."
+    for profile, is_told in (("smoke", False), ("smoke", False), ("quick", True)):
+        shell.run_cell(f"from helpers import colab\nsettings = colab.setup({profile!r})")
+        assert (line in capsys.readouterr().out) == is_told
 
 
 def test_a_kernel_without_the_packages_says_which_to_choose():

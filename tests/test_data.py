@@ -165,6 +165,13 @@ def test_a_transform_that_gives_no_bytes_is_refused():
             batches(data, A.Compose([last]), seed=0, epoch=1)
 
 
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (1, 32), (64, 64)])
+def test_a_transform_that_changes_the_size_is_refused(height, width):
+    resize = A.Compose([A.Resize(height, width)])
+    with pytest.raises(TypeError, match=rf"\({height}, {width}, 3\), expected \(32, 32, 3\)"):
+        batches(images_like_cifar10(), resize, seed=0, epoch=1)
+
+
 @hypothesis_settings(deadline=None)
 @given(
     size=st.integers(4, 300),
@@ -199,7 +206,7 @@ def test_validation_is_split_before_the_profile_cuts():
     assert len(part.test_labels) == 50
     assert part.title.endswith("sample (validation split), first 50 validation images")
     reused = data_module.load_data(replace(settings, reuse=True), validation=True)
-    assert len(reused.train_labels) == 4_500, "a kept run is looked at on all images"
+    assert len(reused.train_labels) == 4_500, "a saved run is shown on all images"
 
 
 @pytest.fixture
@@ -287,6 +294,17 @@ def test_a_damaged_batch_is_named(name, server, tmp_path):
     batch.write_bytes(batch.read_bytes()[:-1])
     with pytest.raises(DataUnavailableError, match=rf"CIFAR-10 is damaged \({name}\) in "):
         data_module.download_cifar10(tmp_path, ("http://127.0.0.1:9/x",))
+
+
+def test_a_fallback_to_the_sample_names_damaged_files(monkeypatch, tmp_path, server, capsys):
+    data_module.download_cifar10(tmp_path, server("good"))
+    (tmp_path / "cifar-10-batches-py" / "data_batch_2").write_bytes(b"cut")
+    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
+    refused = ("http://127.0.0.1:9/x",)
+    monkeypatch.setattr(data_module.download_cifar10, "__defaults__", (refused,))
+    capsys.readouterr()
+    data_module.load_data(Settings(PROFILES["smoke"], "auto"))
+    assert capsys.readouterr().out.startswith("CIFAR-10 is damaged (data_batch_2) in ")
 
 
 def test_a_folder_that_cannot_be_written_is_no_fault_of_the_sources(monkeypatch, tmp_path):

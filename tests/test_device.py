@@ -18,6 +18,7 @@ from helpers.lr_finder import lr_range_test
 from helpers.models import MODELS, get_model
 from helpers.optim import TrainConfig
 from helpers.training import fit, set_seed
+from tests.easy_images import easy_images
 
 pytestmark = pytest.mark.slow
 
@@ -95,11 +96,11 @@ def test_training_learns_and_goes_on_from_a_checkpoint(optimizer, sample, tmp_pa
     assert accuracy == pytest.approx(history.epochs[-1]["test_accuracy"], abs=5)  # in its precision
 
 
-def test_the_range_test_finds_where_the_loss_falls(sample):
+def test_the_range_test_finds_where_the_loss_falls():
     small = TrainConfig(epochs=9, batch_size=32, max_lr=0.1, peak_epoch=2)
-    found = lr_range_test(get_model("s7_dropout"), sample, None, small, steps=40)
+    found = lr_range_test(get_model("s7_dropout"), easy_images(512), None, small, steps=40)
     assert np.isfinite(found["loss"]).all()
-    assert found["loss"].min() < 0.99 * found["loss"].iloc[0]
+    assert found["loss"].min() < 0.95 * found["loss"].iloc[0]
 
 
 def test_grad_cam_draws(sample, device):

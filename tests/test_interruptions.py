@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent import futures
 
 import nbformat
 import psutil
@@ -91,6 +92,25 @@ def test_a_run_in_progress_is_not_started_twice(sample, tmp_path):
     with lock, expected:
         experiments.run_experiment(EXPERIMENTS["S7/s7"], sample, settings)
     assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_lock_leaves_no_file_and_holds_for_those_that_wait(tmp_path, monkeypatch):
+    locks = tmp_path / "locks"
+    locks.mkdir()
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(locks))
+    holders = []
+
+    def work():
+        with files.file_lock(tmp_path / "run", seconds=-1):
+            holders.append(1)
+            assert len(holders) == 1, "another thread holds the lock as well"
+            time.sleep(0.01)
+            holders.clear()
+
+    with futures.ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(work) for _ in range(40)]:
+            done.result()
+    assert list(locks.iterdir()) == []
 
 
 RUN_NOTEBOOK = """

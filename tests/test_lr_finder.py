@@ -29,7 +29,7 @@ from helpers.lr_finder import interpolate_best_lr, lr_range_test, next_lr_candid
 from helpers.models import MODELS
 from helpers.optim import TrainConfig, scale_to_profile
 from helpers.transforms import crop_cutout
-from tests.test_training import Tiny
+from tests.test_training import FailsInTest, Tiny
 
 EXPERIMENT = dataclasses.replace(EXPERIMENTS["S7/s7_dropout"], model="tiny", find_lr=True)
 RANGE_TEST = pd.DataFrame({"learning_rate": [0.01, 0.2, 1.0], "loss": [2.0, 1.0, 3.0]})
@@ -415,11 +415,15 @@ def test_an_experiment_with_find_lr_trains_at_the_learning_rate_found(
 
 
 @pytest.mark.slow
-def test_a_short_run_that_ends_with_an_infinite_test_loss_has_diverged(sample, monkeypatch):
-    history = lr_finder.fit(Tiny(), sample.subset(64, 20), None, TrainConfig(1, 32, 0.1, 1))
-    for loss in (math.nan, math.inf, -math.inf):
-        history.epochs[-1]["test_loss"] = loss
-        monkeypatch.setattr(lr_finder, "fit", lambda *_, **__: history)
-        assert lr_finder._short_run_loss(Tiny(), sample, None, CONFIG, 0) == math.inf
-    history.epochs[-1]["test_loss"] = 1.5
-    assert lr_finder._short_run_loss(Tiny(), sample, None, CONFIG, 0) == 1.5
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_short_run_that_ends_with_an_infinite_test_loss_has_diverged(factor, sample):
+    data, config = sample.subset(64, 20), TrainConfig(1, 32, 0.1, 1)
+    assert lr_finder._short_run_loss(FailsInTest(factor), data, None, config, 0) == math.inf
+    assert math.isfinite(lr_finder._short_run_loss(Tiny(), data, None, config, 0))
+
+
+def test_a_range_test_without_a_finite_loss_is_a_clear_error(sample, monkeypatch):
+    curve = pd.DataFrame({"learning_rate": [1e-5, 1e-4], "loss": [math.nan, math.nan]})
+    monkeypatch.setattr(lr_finder, "lr_range_test", lambda *_: curve)
+    with pytest.raises(FloatingPointError, match="not a number at any learning rate"):
+        lr_finder.find_lr(lambda _: Tiny(), sample, None, CONFIG)

@@ -116,17 +116,19 @@ def test_the_set_up_cell_clones_only_where_there_is_no_repository(tmp_path):
     assert run_python(f"{before}\nprint(folders)", tmp_path) == "['cifar10-notebooks']"
 
 
-def test_helpers_is_imported_in_a_few_lines_at_the_top(page):
+def test_helpers_is_imported_in_a_few_statements_at_the_top(page):
     set_up, imports, *others = code_cells(page)
     assert len(imports_of_helpers(set_up)) == 1
     nodes = imports_of_helpers(imports)
-    assert 1 <= sum(node.end_lineno - node.lineno + 1 for node in nodes) <= 14
+    assert 1 <= len(nodes) <= 6
     assert not [cell.id for cell in others if imports_of_helpers(cell)]
 
 
 def test_a_notebook_is_short_beside_the_network_of_ones_own(notebook):
     cells = [cell for cell in code_cells(notebook) if not is_own_model(cell)]
-    assert sum(len(code_lines(cell)) for cell in cells) <= 120
+    lines = sum(len(code_lines(cell)) for cell in cells)
+    statements = ast.parse(cells[1].source).body
+    assert lines - len(code_lines(cells[1])) + len(statements) <= 114
     [own_model] = [cell for cell in code_cells(notebook) if "class Mine(" in cell.source]
     assert is_own_model(own_model)
 
@@ -140,7 +142,7 @@ def test_few_lines_of_code_recur_in_two_notebooks():
                 for line in code_lines(cell):
                     notebooks_by_line[line].add(path.stem)
     recurring = [line for line, names in notebooks_by_line.items() if len(names) > 1]
-    assert len(recurring) <= 24, recurring
+    assert len(recurring) <= 21, recurring
 
 
 def test_outputs_do_not_remind_a_reader_of_a_placeholder(page):

@@ -23,6 +23,7 @@ from helpers.experiments import EXPERIMENTS
 from helpers.grad_cam import grad_cam
 from helpers.optim import scale_to_profile
 from helpers.results import Result, read_metrics
+from tests.easy_images import easy_images
 from tools.experiments import batch_statistics, learning_rates
 
 NAMES = ("S7", "S9", "S10", "ResNet18_GradCAM")
@@ -204,13 +205,11 @@ def test_grad_cam_by_hand_is_the_librarys(sample):
     model, image = models.get_model("compact").eval(), sample.test_images[:1]
     model.fc.weight.data *= 1_000  # beside such gradients the library's epsilon is nothing
     inputs = sample.normalize(torch.from_numpy(image).permute(0, 3, 1, 2))
-    drawn = []
-    for label in (0, 7, 8):
+    for label in (0, 6):  # both have positive evidence in this image
         by_hand = scope["grad_cam_by_hand"](model, "block4", inputs, label)
         library = grad_cam(model, "block4", image, np.array([label]), sample)[0]
-        drawn.append(library.max() > 0.9)  # a map without positive evidence is 0 everywhere
+        assert library.max() > 0.9
         assert np.allclose(by_hand, library, atol=1e-5)
-    assert sum(drawn) >= 2
     assert not any(m._forward_hooks for m in model.modules())
 
 
@@ -235,7 +234,7 @@ def test_the_page_on_grad_cam_runs_for_a_model_that_makes_no_mistakes(sample, tm
     assert "largest difference from the grad-cam library: 0.0" in capsys.readouterr().out
 
 
-def test_the_loop_on_the_page_is_short_and_learns(sample, capsys, monkeypatch):
+def test_the_loop_on_the_page_is_short_and_learns(capsys, monkeypatch):
     source = code("S7", "loss.backward()")
     assert len(source.splitlines()) <= 15
     tiny = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
@@ -246,15 +245,15 @@ def test_the_loop_on_the_page_is_short_and_learns(sample, capsys, monkeypatch):
         "torch": torch,
         "models": models,
         "EXPERIMENTS": EXPERIMENTS,
-        "data": sample,
+        "data": easy_images(512),
         "settings": Settings(SMOKE),
     }
     for _ in range(3):  # three epochs of it
         exec(source, scope)
     losses = [float(x) for x in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
     assert len(losses) == 12
-    assert losses[-1] < losses[0] - 0.1
-    assert "(../helpers/training.py)" in prose("S7")
+    assert losses[-1] < losses[0] - 0.3
+    assert "helpers/training.py)" in prose("S7")
 
 
 def test_the_loop_on_the_page_counts_only_images_that_are_there(sample, capsys):

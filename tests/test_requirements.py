@@ -577,7 +577,7 @@ def test_frozen_parameters_are_counted_and_named():
 
 
 class FixedWeights(nn.Module):
-    """A network whose first weights are no parameters: `make` returns them."""
+    """A network whose first layer's weights are no parameters: `make` returns them."""
 
     def __init__(self, make):
         super().__init__()

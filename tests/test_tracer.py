@@ -159,7 +159,7 @@ SKIPPING_PIXELS = {"every second pixel", "patches", "strided 1x1", "strided in o
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(list(BLOCKS)), min_size=1, max_size=4))
 @example(["transposed", "transposed", "average pooling", "every second pixel"])
 @example(["three halves", "three halves", "overlapping pooling"])
