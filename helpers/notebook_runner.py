@@ -23,6 +23,9 @@ SHOWN_LINES = re.compile(
     r"|Using the sample|To use all|Downloading|A short run|.*, this \w+ run: )"
 )
 
+# The address of a picture in `results/`: relative or, in a published copy, absolute.
+PICTURE = re.compile(r"\]\((\.\./|https://github\.com/[^/]+/[^/]+/raw/main/)results/")
+
 
 def notebook_names() -> list[str]:
     """Return the names of the notebooks without `.ipynb`, in the order in which they are read."""
@@ -96,7 +99,7 @@ def _to_html(notebook: Path) -> str:
     for cell in content.cells:
         # nbconvert embeds only pictures below the folder that it is given.
         if cell.cell_type == "markdown":
-            cell.source = cell.source.replace("](../results/", "](results/")
+            cell.source = PICTURE.sub("](results/", cell.source)
     html, _ = HTMLExporter(embed_images=True).from_notebook_node(
         content, resources={"metadata": {"name": notebook.stem, "path": str(ROOT)}}
     )

@@ -97,12 +97,13 @@ def test_headings_and_training_are_printed_and_the_rest_goes_to_the_log(root, ca
     assert "other" in log
 
 
-def test_the_page_of_a_notebook_needs_no_other_file(root):
+@pytest.mark.parametrize("address", ["..", "https://github.com/ann/first/raw/main"])
+def test_the_page_of_a_notebook_needs_no_other_file(address, root):
     (root / "results").mkdir()
     (root / "results" / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     content = nbformat.v4.new_notebook()
     content.cells = [
-        nbformat.v4.new_markdown_cell("![A picture](../results/picture.png)"),
+        nbformat.v4.new_markdown_cell(f"![A picture]({address}/results/picture.png)"),
         nbformat.v4.new_code_cell("print('result', 6 * 7)"),
     ]
     nbformat.write(content, root / "notebooks" / "N.ipynb")

@@ -6,6 +6,7 @@ import functools
 import html
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -33,7 +34,15 @@ TERMS = ("epochs", "logits", "momentum", "label smoothing", "whitening", "identi
 
 @functools.cache
 def read(name):
-    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    """Return a page. In a published copy its links are absolute: they become relative again."""
+    page = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    repository = re.escape(project["urls"]["Repository"])
+    up = "../" * (1 + name.count("/"))
+    for cell in page.cells:
+        cell.source = re.sub(rf"\]\({repository}/(blob|raw)/main/", f"]({up}", cell.source)
+        cell.source = cell.source.replace(f"]({up}notebooks/", f"]({up[3:]}")
+    return page
 
 
 def prose(name):
