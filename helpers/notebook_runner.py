@@ -19,7 +19,7 @@ HEARTBEAT_SECONDS = 10  # the longest time without a line of output
 ORDER = ("S7", "S9", "S10", "ResNet18_GradCAM")
 # The lines of a notebook's output that a person watches: training, and messages about the data.
 SHOWN_LINES = re.compile(
-    r"(epoch +\d|about \d|Continuing|Nothing left|Changed since|REUSE=1|CIFAR-10 cannot"
+    r"(epoch +\d+/|about \d|Continuing|Nothing left|Changed since|REUSE=1|CIFAR-10 cannot"
     r"|Using the sample|To use all|Downloading|A short run|.*, this \w+ run: )"
 )
 

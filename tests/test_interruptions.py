@@ -127,7 +127,7 @@ main()
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_kernel_outlives_the_command_that_runs_a_notebook(number, tmp_path):
     content = nbformat.v4.new_notebook()
-    source = "import os, time\nprint('epoch 1', os.getpid(), flush=True)\ntime.sleep(600)"
+    source = "import os, time\nprint('epoch  1/1', os.getpid(), flush=True)\ntime.sleep(600)"
     content.cells = [nbformat.v4.new_code_cell(source)]
     (tmp_path / "notebooks").mkdir()
     nbformat.write(content, tmp_path / "notebooks" / "N.ipynb")

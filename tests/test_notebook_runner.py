@@ -80,7 +80,7 @@ def test_headings_and_training_are_printed_and_the_rest_goes_to_the_log(root, ca
         nbformat.v4.new_markdown_cell("# Title\n\n## 1. Set-up\n\nText."),
         nbformat.v4.new_code_cell("print('a table of many lines')"),
         nbformat.v4.new_markdown_cell("## 2. Training"),
-        nbformat.v4.new_code_cell("print('epoch  1/2  lr 0.1\\nother')"),
+        nbformat.v4.new_code_cell("print('epoch  1/2  lr 0.1\\nother\\nepoch 1:  25%|##')"),
         nbformat.v4.new_code_cell("print('S7/s7, this quick run: 10 images')"),
     ]
     nbformat.write(content, root / "notebooks" / "N.ipynb")
@@ -129,7 +129,7 @@ def test_a_notebook_that_prints_needs_no_other_sign_of_life(root, monkeypatch, c
     write_notebook(root, "")
     with notebook_runner._follow(root / "notebooks" / "N.ipynb", root / "log"):
         for number in range(8):
-            logging.getLogger("papermill").info(f"epoch {number}")
+            logging.getLogger("papermill").info(f"epoch {number}/9")
             time.sleep(0.3)
     assert "still running" not in capfd.readouterr().out
 
