@@ -302,6 +302,7 @@ def report_command(
         print(report.write_run_report(run))
     else:
         report.write_results_tables()
+        report.write_notebook_titles()
         report.write_notebook_reports()
 
 

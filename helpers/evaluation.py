@@ -1,5 +1,7 @@
 """Predictions of a trained model, accuracy, confidence and mistakes."""
 
+from collections import Counter
+
 import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix, recall_score
@@ -115,6 +117,28 @@ def most_confused(logits: np.ndarray, labels: np.ndarray) -> tuple[int, int, int
     np.fill_diagonal(counts, 0)
     true, predicted = np.unravel_index(counts.argmax(), counts.shape)
     return int(true), int(predicted), int(counts[true, predicted])
+
+
+def describe_mistakes(logits: np.ndarray, data: ImageData) -> str:
+    """Return the number of mistakes, the pair of classes mixed up most often, and the surest one.
+
+    Args:
+        logits: Logits (N, 10) of the test images.
+        data: The data with the test images.
+    """
+    mistakes = find_mistakes(logits, data.test_labels)
+    if len(mistakes) == 0:
+        return f"no mistakes on {len(logits):,} test images"
+    true, predicted = data.test_labels[mistakes], logits[mistakes].argmax(axis=1)
+    pairs = np.sort([true, predicted], axis=0)
+    (first, second), count = Counter(zip(*pairs.tolist(), strict=True)).most_common(1)[0]
+    confidences = confidence(logits[mistakes])
+    surest = confidences.argmax()
+    return (
+        f"{count} of {len(mistakes):,} mistakes mix {data.classes[first]} and "
+        f"{data.classes[second]}. The most confident mistake: {data.classes[true[surest]]} -> "
+        f"{data.classes[predicted[surest]]} ({confidences[surest]:.0%})."
+    )
 
 
 def evaluate_model(

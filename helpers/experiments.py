@@ -43,7 +43,8 @@ class Experiment:
         model: A name in `models.MODELS`.
         transform: Returns the augmentation for the channel means of the training images.
         config: The hyperparameters.
-        reference_accuracy: The test accuracy in % that the submission published.
+        reference_accuracy: The test accuracy in % of the last epoch that the submission published.
+        published: All accuracies that the submission published, as text.
         find_lr: Find `config.max_lr` with the learning rate finder before training.
         lr_found: Whether the learning rate finder has found `config.max_lr`.
     """
@@ -53,6 +54,7 @@ class Experiment:
     transform: Callable[[np.ndarray], A.Compose]
     config: TrainConfig
     reference_accuracy: float | None = None
+    published: str = ""
     find_lr: bool = False
     lr_found: bool = False
 
@@ -114,12 +116,47 @@ S10_CONFIG = replace(
 RESNET18_CONFIG = replace(COMPACT_CONFIG, epochs=20, max_lr=0.1, peak_epoch=5)
 
 _ALL = (
-    Experiment("S7/s7", "s7", transforms.flip_shift, S7_CONFIG, 86.88),
-    Experiment("S7/s7_dropout", "s7_dropout", transforms.flip_shift, S7_DROPOUT_CONFIG, 82.93),
-    Experiment("S9/s9", "s9", transforms.flip_shift_scale_rotate_rare_cutout, S9_CONFIG, 85.22),
+    Experiment(
+        "S7/s7",
+        "s7",
+        transforms.flip_shift,
+        S7_CONFIG,
+        86.88,
+        "86.88 % in the log, 87.47 % in the text",
+    ),
+    Experiment(
+        "S7/s7_dropout",
+        "s7_dropout",
+        transforms.flip_shift,
+        S7_DROPOUT_CONFIG,
+        82.93,
+        "82.93 % in the last epoch, 83.17 % at best",
+    ),
+    Experiment(
+        "S9/s9",
+        "s9",
+        transforms.flip_shift_scale_rotate_rare_cutout,
+        S9_CONFIG,
+        85.22,
+        "85.22 % in the log, 86.34 % after 128 epochs",
+    ),
     Experiment("S9/compact", "compact", transforms.flip_shift_scale_rotate_cutout, COMPACT_CONFIG),
-    Experiment("S10/s10", "s10", transforms.flip_shift_cutout, S10_CONFIG, 90.06, find_lr=True),
-    Experiment("ResNet18_GradCAM/resnet18", "resnet18", transforms.crop_cutout, RESNET18_CONFIG),
+    Experiment(
+        "S10/s10",
+        "s10",
+        transforms.flip_shift_cutout,
+        S10_CONFIG,
+        90.06,
+        "90.06 %, in a later version of the document",
+        find_lr=True,
+    ),
+    Experiment(
+        "ResNet18_GradCAM/resnet18",
+        "resnet18",
+        transforms.crop_cutout,
+        RESNET18_CONFIG,
+        published="98.31 %, on the training images",
+    ),
     Experiment("ResNet18_GradCAM/compact", "compact", transforms.crop_cutout, COMPACT_CONFIG),
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
@@ -405,6 +442,7 @@ def try_model(
         model="mine",
         config=replace(experiment.config, **changes),
         reference_accuracy=None,
+        published="",
         find_lr=False,
     )
     return run_experiment(

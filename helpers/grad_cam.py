@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from helpers.data import ImageData
@@ -83,22 +84,67 @@ def _check_feature_maps(model: torch.nn.Module, layer: str, inputs: torch.Tensor
 
 
 def overlay(images: np.ndarray, cams: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """Draw class activation maps over gray images.
+    """Draw class activation maps over images. Where a map is 0, the image is unchanged.
 
     Args:
         images: Images (N, H, W, 3) uint8.
         cams: Class activation maps (N, H, W) in [0, 1].
 
     Returns:
-        Images (N, H, W, 3) uint8, yellow where the map is 1 and dark blue where it is 0.
+        Images (N, H, W, 3) uint8, yellow where the map is 1.
     """
-    from pytorch_grad_cam.utils.image import show_cam_on_image
+    if len(images) == 0:
+        return images
+    cams = np.stack(cams)
+    colors = 255 * colormaps["viridis"](cams)[..., :3]
+    opacity = 0.8 * cams[..., None]
+    return np.rint((1 - opacity) * images + opacity * colors).astype(np.uint8)
 
-    overlays = np.zeros_like(images)
-    for i, (image, cam) in enumerate(zip(images, cams, strict=True)):
-        gray = np.float32(image.mean(axis=2, keepdims=True) / 255)
-        overlays[i] = show_cam_on_image(gray, cam, use_rgb=True, colormap=cv2.COLORMAP_VIRIDIS)
-    return overlays
+
+def plot_grad_cam_steps(
+    image: np.ndarray, maps: np.ndarray, weights: np.ndarray, title: str
+) -> Figure:
+    """Draw how Grad-CAM is computed: maps times weights, their sum, ReLU, the overlay.
+
+    Three maps are shown: the two whose weighted sum is the largest, and the one with the smallest.
+
+    Args:
+        image: The image (32, 32, 3) uint8.
+        maps: The feature maps (C, H, W) of a layer.
+        weights: The weight (C,) of each map.
+        title: The title.
+
+    Returns:
+        The figure.
+    """
+    weighted = weights[:, None, None] * maps
+    order = weighted.sum(axis=(1, 2)).argsort()
+    total = weighted.sum(axis=0)
+    mosaic = [
+        ["map0", "weighted0", "sum", "relu", "overlay"],
+        ["map1", "weighted1", "sum", "relu", "overlay"],
+        ["map2", "weighted2", "sum", "relu", "overlay"],
+    ]
+    figure = Figure((10, 5.2), dpi=100, layout="constrained", facecolor="white")
+    figure.suptitle(title, wrap=True)
+    axes = figure.subplot_mosaic(mosaic, width_ratios=[1, 1, 1.6, 1.6, 1.6])
+    limit = abs(weighted[order[[-1, -2, 0]]]).max()
+    for row, channel in enumerate(order[[-1, -2, 0]]):
+        axes[f"map{row}"].imshow(maps[channel], "viridis")
+        axes[f"map{row}"].set_title(f"map {channel}", fontsize=9)
+        axes[f"weighted{row}"].imshow(weighted[channel], "PuOr_r", vmin=-limit, vmax=limit)
+        axes[f"weighted{row}"].set_title(f"times {weights[channel]:+.4f}", fontsize=9)
+    limit = abs(total).max()
+    axes["sum"].imshow(total, "PuOr_r", vmin=-limit, vmax=limit)
+    axes["sum"].set_title(f"sum of all {len(maps)} weighted maps", fontsize=9)
+    axes["relu"].imshow(total.clip(0), "PuOr_r", vmin=-limit, vmax=limit)
+    axes["relu"].set_title("ReLU: negative values become 0", fontsize=9)
+    enlarged = cv2.resize(total.clip(0), (32, 32))
+    axes["overlay"].imshow(overlay(image[None], [enlarged / max(1e-7, enlarged.max())])[0])
+    axes["overlay"].set_title("enlarged, over the image", fontsize=9)
+    for axis in axes.values():
+        axis.set(xticks=[], yticks=[])
+    return figure
 
 
 def explain_mistakes(result: Result, data: ImageData, layer: str, n: int = 10) -> np.ndarray:

@@ -10,21 +10,21 @@ import albumentations as A
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from sklearn.metrics import ConfusionMatrixDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from helpers.data import ImageData
 from helpers.evaluation import confidence, find_mistakes, most_confused
 from helpers.inspection import (
+    block_cost_percentages,
     effective_receptive_field,
     execution_order,
     get_activations,
-    layer_cost_percentages,
     theoretical_receptive_field,
     trace_layers,
 )
@@ -134,22 +134,19 @@ def plot_no_mistakes(data: ImageData, title: str) -> Figure:
     return _message_figure(message, title)
 
 
-def plot_class_counts(data: ImageData) -> Figure:
-    """Plot the number of training and test images of each class.
+def plot_classes(data: ImageData) -> Figure:
+    """Plot the first training image of each class under the name of the class.
 
     Args:
         data: The data.
 
     Returns:
-        The figure.
+        The figure. A class without a training image is left out.
     """
-    classes = len(data.classes)
-    counts = {
-        "train": np.bincount(data.train_labels, minlength=classes),
-        "test": np.bincount(data.test_labels, minlength=classes),
-    }
-    table = pd.DataFrame(counts, index=list(data.classes)).rename_axis("class")
-    return plot_bars(table, "images", f"Images per class: {data.title}")
+    classes, first = np.unique(data.train_labels, return_index=True)
+    captions = [data.classes[label] for label in classes]
+    title = f"One training image of each class: {data.title}"
+    return plot_images(data.train_images[first], captions, title)
 
 
 def plot_augmentations(
@@ -176,36 +173,44 @@ def plot_augmentations(
     return plot_images(images, [""] * len(images), title, columns=len(originals))
 
 
-def plot_history(result: Result) -> Figure:
+def plot_history(*results: Result, required: float | None = None) -> Figure:
     """Plot accuracy and loss after every epoch, and the learning rate of every step.
 
     Args:
-        result: The run.
+        *results: One run, or two runs to compare.
+        required: The test accuracy in % that the assignment requires, drawn as a line.
 
     Returns:
-        The figure, with three panels over the same epochs.
+        The figure, with three panels. A color is a run; dashed lines are training values.
     """
-    epochs = pd.DataFrame(result.history.epochs)
-    lrs = result.history.lrs
-    figure, axes = new_figure(8, 8, f"Training: {result.title}", nrows=3, sharex=True)
-    for axis, metric, unit in zip(axes, ("accuracy", "loss"), ("%", "cross-entropy"), strict=False):
-        epochs.plot(
-            x="epoch",
-            y=[f"train_{metric}", f"test_{metric}"],
-            label=["train", "test"],
-            style=["o--", "o-"],
-            color=[BLUE, ORANGE],
-            markersize=3,
-            ax=axis,
-            xlabel="",
-            ylabel=f"{metric} ({unit})",
-        )
-    steps = np.arange(1, len(lrs) + 1)
-    axes[-1].plot(steps * len(epochs) / len(lrs), lrs, color=BLUE)
-    axes[-1].set(xlabel="epoch", ylabel="learning rate")
-    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    names = " and ".join(result.metrics["net"] for result in results)
+    title = f"Training of {names} on {results[0].metrics['dataset']}"
+    figure, axes = new_figure(10, 3.6, title, ncols=3)
+    for result, color in zip(results, (BLUE, ORANGE), strict=False):
+        epochs = pd.DataFrame(result.history.epochs)
+        name = result.metrics["net"]
+        for axis, metric in zip(axes, ("accuracy", "loss"), strict=False):
+            axis.plot(epochs["epoch"], epochs[f"test_{metric}"], color=color, label=f"{name}, test")
+            axis.plot(
+                epochs["epoch"],
+                epochs[f"train_{metric}"],
+                "--",
+                color=color,
+                label=f"{name}, train",
+            )
+        lrs = result.history.lrs
+        steps = np.arange(1, len(lrs) + 1)
+        axes[2].plot(steps * len(epochs) / len(lrs), lrs, color=color, label=name)
+    if required:
+        axes[0].axhline(required, color="black", linestyle=":", label=f"required: {required:g} %")
+    axes[0].set(ylabel="accuracy (%)")
+    axes[1].set(ylabel="loss (cross-entropy)")
+    axes[2].set(ylabel="learning rate", ylim=0)
     for axis in axes:
+        axis.set(xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
     return figure
 
 
@@ -235,39 +240,17 @@ def plot_calibration(result: Result, data: ImageData) -> Figure:
         f"mean confidence {100 * confidences.mean():.1f} %, accuracy {100 * correct.mean():.1f} %\n"
         f"expected calibration error {calibration_error:.3f}"
     )
-    figure, axis = new_figure(6, 5, title)
+    figure, (upper, lower) = new_figure(6, 5.4, title, nrows=2, sharex=True, height_ratios=[3, 1])
     points = means[fractions >= 0.005]
-    axis.plot(points["confidence"], points["accuracy"], "s-", color=BLUE, label="accuracy")
-    axis.plot([0, 1], [0, 1], "k:", label="perfect calibration")
-    axis.bar(
-        means["confidence"],
-        fractions,
-        0.03,
-        color=ORANGE,
-        alpha=0.5,
-        label="fraction of the images",
-    )
-    axis.set(xlabel="confidence", ylabel="accuracy, fraction")
-    axis.legend()
+    upper.plot(points["confidence"], points["accuracy"], "s-", color=BLUE, label="accuracy")
+    upper.plot([0, 1], [0, 1], "k:", label="perfect calibration")
+    upper.set(ylabel="accuracy (fraction right)")
+    upper.legend()
+    lower.bar(means["confidence"], 100 * fractions, 0.05, color=ORANGE)
+    lower.set(xlabel="confidence", ylabel="images (%)")
+    for axis in (upper, lower):
+        axis.grid(alpha=0.3)
     return figure
-
-
-def plot_predictions(result: Result, data: ImageData, n: int = 10) -> Figure:
-    """Plot the first test images with their predicted and true classes.
-
-    Args:
-        result: The run.
-        data: The data with the test images.
-        n: The number of images.
-
-    Returns:
-        The figure.
-    """
-    predicted = result.logits[:n].argmax(axis=1)
-    pairs = zip(predicted, data.test_labels[:n], strict=True)
-    captions = [f"{data.classes[p]}\n(true: {data.classes[t]})" for p, t in pairs]
-    title = f"Predictions for the first {len(captions)} test images: {result.title}"
-    return plot_images(data.test_images[:n], captions, title)
 
 
 def plot_misclassified(result: Result, data: ImageData, n: int = 10) -> Figure:
@@ -314,13 +297,21 @@ def plot_class_accuracy(*results: Result) -> Figure:
         The figure.
     """
     accuracies = {result.metrics["net"]: result.metrics["class_accuracy"] for result in results}
-    table = pd.DataFrame(accuracies).rename_axis("class")
-    subject = results[0].title if len(results) == 1 else results[0].metrics["dataset"]
-    return plot_bars(table, "test accuracy (%)", f"Accuracy by class: {subject}")
+    table = pd.DataFrame(accuracies)
+    table = table.loc[table.mean(axis=1).sort_values().index]  # the most accurate class on top
+    title = f"Accuracy by class: {results[0].metrics['dataset']}"
+    figure, axis = new_figure(9, 4, title)
+    for name, color, marker in zip(table, (BLUE, ORANGE), ("o", "s"), strict=False):
+        axis.plot(table[name], range(len(table)), marker, color=color, label=name)
+    axis.set_yticks(range(len(table)), table.index)
+    axis.set(xlabel="test accuracy (%)")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
 
 
 def plot_confusion_matrix(result: Result, data: ImageData) -> Figure:
-    """Plot the number of test images for each true and predicted class.
+    """Plot the number of misclassified test images for each true and predicted class.
 
     The title states the most frequent confusion.
 
@@ -339,24 +330,20 @@ def plot_confusion_matrix(result: Result, data: ImageData) -> Figure:
             f"most frequent confusion: {data.classes[true]} predicted as "
             f"{data.classes[predicted]}, {count} times"
         )
-    figure, axis = new_figure(7.5, 6.8, f"Confusion matrix: {result.title}\n{most_frequent}")
-    ConfusionMatrixDisplay.from_predictions(
-        data.test_labels,
-        result.logits.argmax(axis=1),
-        labels=range(len(data.classes)),
-        display_labels=data.classes,
-        ax=axis,
-        cmap="Blues",
-        xticks_rotation=45,
-        colorbar=False,
-        im_kw={"norm": PowerNorm(0.5)},  # with a linear scale, few mistakes look like none
-    )
+    figure, axis = new_figure(7.5, 6.8, f"Mistakes by class: {result.title}\n{most_frequent}")
+    labels = range(len(data.classes))
+    counts = confusion_matrix(data.test_labels, result.logits.argmax(axis=1), labels=labels)
+    np.fill_diagonal(counts, 0)  # beside the right answers, mistakes would be too pale to compare
+    display = ConfusionMatrixDisplay(counts, display_labels=data.classes)
+    display.plot(ax=axis, cmap="Blues", xticks_rotation=45, colorbar=False)
+    for label in labels:
+        display.text_[label, label].set_text("")
     axis.set(xlabel="predicted class", ylabel="true class")
     return figure
 
 
 def plot_layer_costs(model: nn.Module, model_name: str) -> Figure:
-    """Plot each layer's percentage of the parameters and of the multiply-adds.
+    """Plot each block's percentage of the parameters and of the multiply-adds.
 
     Args:
         model: The model.
@@ -366,15 +353,15 @@ def plot_layer_costs(model: nn.Module, model_name: str) -> Figure:
         The figure.
     """
     title = f"Where the parameters and multiply-adds are: {model_name}"
-    return plot_bars(layer_cost_percentages(model), "percentage of the total (%)", title)
+    return plot_bars(block_cost_percentages(model), "percentage of the total (%)", title)
 
 
 def plot_receptive_fields(result: Result, data: ImageData, modules: Sequence[str]) -> Figure:
     """Plot how the receptive field grows from module to module.
 
-    The upper row shows the theoretical field as a square on the second test image. The lower row
-    shows the effective field over the first 100 test images (W. Luo et al., arXiv:1701.04128).
-    It is bright where pixels have a strong influence; each panel has its own scale.
+    The first panel shows the theoretical fields as squares on the second test image. The others
+    show the effective fields over the first 100 test images (W. Luo et al., arXiv:1701.04128).
+    They are bright where pixels have a strong influence; each panel has its own scale.
 
     Args:
         result: The run.
@@ -382,30 +369,35 @@ def plot_receptive_fields(result: Result, data: ImageData, modules: Sequence[str
         modules: Names of modules, from input to output, for example ["block1", "block2"].
 
     Returns:
-        The figure, with a column for each module.
+        The figure, with a panel for all theoretical fields and one for each effective field.
 
     Raises:
         AttributeError: If the model has no such module.
     """
     title = f"Receptive field of the central output of each block: {result.title}"
-    figure, axes = new_figure(10, 5.4, title, nrows=2, ncols=len(modules), squeeze=False)
-    inputs = _normalize(data, data.test_images[:100])
+    count = len(modules)
+    figure, axes = new_figure(10, 3.9, title, ncols=1 + count, width_ratios=[2, *[1] * count])
+    nominal, *effective = np.atleast_1d(axes)
     layers = trace_layers(result.model)
     squares = [theoretical_receptive_field(layers, module) for module in modules]
+    inputs = _normalize(data, data.test_images[:100])
+    nominal.imshow(data.test_images[1])
+    colors = colormaps["viridis"](np.linspace(0.9, 0.1, count))
+    for color, module, (top, left, height, width) in zip(colors, modules, squares, strict=True):
+        corner = (left - 0.5, top - 0.5)  # pixel 0 extends from -0.5 to 0.5
+        label = f"{module}: {height:.0f}x{width:.0f}"
+        square = Rectangle(corner, width, height, fill=False, color=color, lw=2.5, label=label)
+        nominal.add_patch(square)
     # The squares are not exactly centered, so a margin keeps them inside the panel.
     half_width = max(squares[-1][2:]) / 2 + 8
-    for (upper, lower), module, square in zip(axes.T, modules, squares, strict=True):
-        top, left, height, width = square
-        upper.imshow(data.test_images[1])
-        lower.imshow(effective_receptive_field(result.model, module, inputs))
-        for axis, limits in ((upper, (16 - half_width, 16 + half_width)), (lower, (-0.5, 31.5))):
-            corner = (left - 0.5, top - 0.5)  # pixel 0 extends from -0.5 to 0.5
-            axis.add_patch(Rectangle(corner, width, height, fill=False, color=ORANGE, lw=2))
-            axis.set(xlim=limits, ylim=limits[::-1])
-        upper.set_title(f"{module}: {height:.0f}x{width:.0f}", fontsize=10)
-        lower.set_xlabel("column (pixels)")
-    axes[0, 0].set_ylabel("theoretical field\nrow (pixels)")
-    axes[1, 0].set_ylabel("effective field\nrow (pixels)")
+    limits = (16 - half_width, 16 + half_width)
+    nominal.set(xlim=limits, ylim=limits[::-1], xlabel="column (pixels)", ylabel="row (pixels)")
+    nominal.set_title("theoretical", fontsize=10)
+    nominal.legend(fontsize=8, loc="lower left")
+    for axis, module in zip(effective, modules, strict=True):
+        axis.imshow(effective_receptive_field(result.model, module, inputs))
+        axis.set_title(f"effective: {module}", fontsize=10)
+        axis.set(xlabel="column (pixels)")
     return figure
 
 
@@ -487,64 +479,52 @@ def plot_singular_values(matrices: Mapping[str, Tensor], title: str) -> Figure:
     return figure
 
 
-def plot_lr_curve(lr_curve: pd.DataFrame, title: str) -> Figure:
-    """Plot a learning-rate range test.
+def plot_lr_search(lr_curve: pd.DataFrame, lr_trials: pd.DataFrame, title: str) -> Figure:
+    """Plot the two stages of a learning-rate search.
 
-    The line is the running average of the loss. The dots are the loss of each step. The legend
-    states the learning rate of the lowest point and a tenth of it.
+    The first panel shows the range test: the loss of each step, its running average, and the rate
+    at which the short runs begin. The second panel shows the validation loss of the short runs, a
+    parabola through the best run and its two neighbors, and the selected learning rate. Without
+    two neighbors of finite loss, there is no parabola.
 
     Args:
         lr_curve: The table of `lr_finder.lr_range_test`, with columns learning_rate and loss.
-        title: The title.
-
-    Returns:
-        The figure.
-    """
-    lrs = lr_curve["learning_rate"]
-    average = lr_curve["loss"]
-    lowest_lr = lrs[average.idxmin()]
-    step_losses = (average - 0.95 * average.shift()) / 0.05  # inverts torch-lr-finder's average
-    step_losses.iloc[0] = average.iloc[0]
-    figure, axis = new_figure(8, 3.8, title)
-    axis.semilogx(
-        lrs,
-        step_losses,
-        ".",
-        color="gray",
-        label=f"each step; lowest at {lrs[step_losses.idxmin()]:.2g}",
-    )
-    axis.plot(lrs, average, color=BLUE, label="running average")
-    axis.axhline(np.log(10), color="black", linestyle=":", label=f"guessing: {np.log(10):.2f}")
-    axis.plot(
-        lowest_lr, average.min(), "v", color=ORANGE, label=f"lowest average: at {lowest_lr:.2g}"
-    )
-    axis.axvline(
-        lowest_lr / 10, color=ORANGE, linestyle="--", label=f"a tenth of it: {lowest_lr / 10:.2g}"
-    )
-    axis.set(xlabel="learning rate", ylabel="training loss (with label smoothing)")
-    axis.grid(alpha=0.3)
-    axis.legend(ncols=2, fontsize=8)
-    return figure
-
-
-def plot_lr_trials(lr_trials: pd.DataFrame, title: str) -> Figure:
-    """Plot the validation loss of the short runs of a learning-rate search.
-
-    A parabola goes through the best run and its two neighbors. A vertical line marks the selected
-    learning rate. Without two neighbors of finite loss, there is no parabola.
-
-    Args:
         lr_trials: The second table of `lr_finder.find_lr`, with columns learning_rate and loss.
         title: The title.
 
     Returns:
         The figure.
     """
+    figure, (left, right) = new_figure(10, 4.2, title, ncols=2)
+    _draw_range_test(left, lr_curve)
+    _draw_short_runs(right, lr_trials)
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    return figure
+
+
+def _draw_range_test(axis: Axes, lr_curve: pd.DataFrame) -> None:
+    """Draw the loss of each step and its running average."""
+    lrs, average = lr_curve["learning_rate"], lr_curve["loss"]
+    start = lrs[average.idxmin()] / 10
+    step_losses = (average - 0.95 * average.shift()) / 0.05  # inverts torch-lr-finder's average
+    step_losses.iloc[0] = average.iloc[0]
+    axis.semilogx(lrs, step_losses, ".", color="gray", label="each step")
+    axis.plot(lrs, average, color=BLUE, label="running average")
+    axis.axhline(np.log(10), color="black", linestyle=":", label=f"guessing: {np.log(10):.2f}")
+    lowest = f"lowest average: {10 * start:.2g}"
+    axis.plot(10 * start, average.min(), "v", color=ORANGE, label=lowest)
+    axis.axvline(start, color=ORANGE, linestyle="--", label=f"a tenth of it: {start:.2g}")
+    axis.set(title="range test", xlabel="learning rate", ylabel="training loss (cross-entropy)")
+
+
+def _draw_short_runs(axis: Axes, lr_trials: pd.DataFrame) -> None:
+    """Draw the loss of each short run and the parabola that selects the learning rate."""
     selected_lr = interpolate_best_lr(dict(lr_trials.to_numpy()))
     trials = lr_trials.sort_values("learning_rate").reset_index(drop=True)
     best = trials["loss"].argmin()
     nearest = trials[max(0, best - 1) : best + 2]
-    figure, axis = new_figure(8, 3.5, title)
     axis.semilogx(trials["learning_rate"], trials["loss"], "o", color=BLUE, label="short runs")
     if len(nearest) == 3 and np.isfinite(nearest["loss"]).all():  # infinite if training diverged
         parabola = np.polyfit(np.log2(nearest["learning_rate"]), nearest["loss"], 2)
@@ -554,9 +534,33 @@ def plot_lr_trials(lr_trials: pd.DataFrame, title: str) -> Figure:
     axis.axvline(selected_lr, color=ORANGE, linestyle="--", label=f"selected: {selected_lr:.2g}")
     axis.minorticks_off()
     axis.set_xticks(trials["learning_rate"], [f"{lr:.2g}" for lr in trials["learning_rate"]])
-    axis.set(xlabel="maximum learning rate", ylabel="validation loss (cross-entropy)")
-    axis.grid(alpha=0.3)
-    axis.legend()
+    axis.set(title="short runs", xlabel="maximum learning rate")
+    axis.set(ylabel="validation loss (cross-entropy)")
+
+
+def plot_ablation(table: pd.DataFrame, images: int) -> Figure:
+    """Plot the validation accuracy of runs that each change one thing, beside the unchanged run.
+
+    The error bars are 1.96 binomial standard errors of an accuracy on that many images. They leave
+    out that two runs of one recipe differ, too.
+
+    Args:
+        table: A row for each run, the unchanged one first, with the columns name and "validation
+            accuracy (%)".
+        images: The number of validation images.
+
+    Returns:
+        The figure, with a dot for each run.
+    """
+    accuracy = table["validation accuracy (%)"]
+    errors = 1.96 * np.sqrt(accuracy * (100 - accuracy) / images)
+    figure, axis = new_figure(9, 1.2 + 0.4 * len(table), "One change at a time")
+    rows = range(len(table))
+    axis.errorbar(accuracy, rows, xerr=errors, fmt="o", color=BLUE, capsize=3)
+    axis.axvline(accuracy.iloc[0], color="black", linestyle=":")
+    axis.set_yticks(rows, table["name"])
+    axis.set(xlabel="validation accuracy (%), with 95 % interval", ylim=(len(table) - 0.5, -0.5))
+    axis.grid(axis="x", alpha=0.3)
     return figure
 
 
@@ -613,30 +617,34 @@ def plot_lr_sweep(sweep: pd.DataFrame, saved_lrs: Mapping[str, float]) -> Figure
 
 
 def plot_schedules(result: Result) -> Figure:
-    """Plot the learning rate of a run beside the same schedule stepped once in an epoch.
+    """Plot the learning rate of a run, of the same cycle with an end phase, and stepped wrongly.
 
     Args:
         result: A run whose scheduler was stepped after every batch.
 
     Returns:
-        The figure.
+        The figure, with a panel for the applied cycle and one for the cycle stepped after every
+        epoch. Rates are relative to the maximum.
     """
     lrs = np.array(result.history.lrs)
     epochs = result.metrics["epochs"]
     batches = len(lrs) // epochs
     relative_lrs = lrs / lrs.max()
-    steps = np.arange(1, len(lrs) + 1)
-    figure, axis = new_figure(8, 3.5, "One cycle, stepped after every batch and after every epoch")
-    axis.plot(steps / batches, relative_lrs, color=BLUE, label="after every batch, as in this run")
-    axis.plot(
-        steps / batches,
-        np.repeat(relative_lrs[:epochs], batches),
-        color=ORANGE,
-        label="after every epoch, as in the submission",
-    )
-    axis.set(xlabel="epoch", ylabel="learning rate / maximum", ylim=(0, None))
-    axis.grid(alpha=0.3)
-    axis.legend()
+    position = np.arange(1, len(lrs) + 1) / batches
+    peak = int(lrs.argmax())
+    without = relative_lrs.copy()  # falls to the first rate instead
+    without[peak:] = np.linspace(1, relative_lrs[0], len(lrs) - peak)
+    figure, (left, right) = new_figure(10, 3.6, f"One cycle: {result.title}", ncols=2, sharey=True)
+    left.plot(position, relative_lrs, color=BLUE, label="applied in this run")
+    left.plot(position, without, "--", color=ORANGE, label="without annihilation")
+    left.axhline(relative_lrs[0], color="gray", linestyle=":", label="first rate")
+    left.set(title="stepped after every batch", ylabel="learning rate / maximum")
+    right.plot(position, np.repeat(relative_lrs[:epochs], batches), color=ORANGE)
+    right.set(title="the same schedule, stepped after every epoch")
+    for axis in (left, right):
+        axis.set(xlabel="epoch", ylim=(0, 1.05))
+        axis.grid(alpha=0.3)
+    left.legend(fontsize=8)
     return figure
 
 

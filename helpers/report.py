@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers import results
@@ -24,9 +26,16 @@ from helpers.files import atomic_write, corruption_guard
 from helpers.models import MODELS
 from helpers.plotting import BLUE, ORANGE, new_figure
 
-# The lines in README.md that enclose the table of results.
+# The lines in README.md and in the notebooks' first cells that enclose the table of results.
 BEGIN = "<!-- results: made by `make report` -->"
 END = "<!-- end of results -->"
+
+QUESTIONS = {  # what each notebook answers
+    "S7": "How far does a network see?",
+    "S9": "How small can a network be, without pooling?",
+    "S10": "Which learning rate, and was it applied?",
+    "ResNet18_GradCAM": "Where does a network look, and is the map right?",
+}
 
 # What the pages read from metrics.json.
 METRIC_TYPES = {
@@ -281,11 +290,27 @@ def replace_between(file: Path, begin: str, end: str, text: str) -> None:
         ValueError: If the file does not contain each marker exactly once.
     """
     content = file.read_text(encoding="utf-8")
+    atomic_write(file, insert_between(content, begin, end, text, file.name))
+
+
+def insert_between(content: str, begin: str, end: str, text: str, name: str) -> str:
+    """Return a text in which the part between two marker lines is replaced.
+
+    Args:
+        content: The text.
+        begin: The marker line before the part.
+        end: The marker line after the part.
+        text: The new part. Empty lines separate it from the markers.
+        name: What the text is, for the error message.
+
+    Raises:
+        ValueError: If the text does not contain each marker exactly once.
+    """
     if content.count(begin) != 1 or content.count(end) != 1:
-        raise ValueError(f"{file.name} needs the lines {begin} and {end}, once each")
+        raise ValueError(f"{name} needs the lines {begin} and {end}, once each")
     before, _, rest = content.partition(begin)
     _, _, after = rest.partition(end)
-    atomic_write(file, f"{before}{begin}\n\n{text}\n\n{end}{after}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def write_results_tables(root: Path = ROOT) -> None:
@@ -303,43 +328,146 @@ def write_results_tables(root: Path = ROOT) -> None:
     runs = load_all_metrics(results_dir)
     if not runs:
         raise FileNotFoundError(f"there are no saved runs in {results_dir}: train one in full")
-    replace_between(root / "README.md", BEGIN, END, results_table(runs))
+    replace_between(root / "README.md", BEGIN, END, readme_table(runs))
     notebooks = list(dict.fromkeys(name.split("/")[0] for name in runs))
     table = results_table(runs, wide=True)
     page = render_template("results.md.jinja", table=table, notebooks=notebooks)
     atomic_write(results_dir / "README.md", page)
     image = io.BytesIO()
-    plot_comparison(list(runs.values())).savefig(image)
+    plot_comparison(runs).savefig(image)
     atomic_write(results_dir / "comparison.png", image.getvalue())
 
 
-def plot_comparison(runs: Sequence[dict]) -> Figure:
-    """Plot test accuracy by number of parameters, beside the published accuracies.
+def plot_comparison(runs: Mapping[str, dict]) -> Figure:
+    """Plot the test accuracy of each run, joined to the published one. Numbers label both.
 
-    A line joins the published accuracy of a network to the accuracy reached here. Error bars are
-    the standard deviation over seeds.
+    Error bars are the standard deviation over seeds.
+
+    Args:
+        runs: Metrics by the name of the run.
+    """
+    title = "Test accuracy: published, and trained here"
+    figure, axis = new_figure(8, 1.4 + 0.5 * len(runs), title)
+    names = []
+    for row, (name, metrics) in enumerate(runs.items()):
+        mean, std = metrics["test_accuracy_mean"], metrics["test_accuracy_std"] or 0
+        published = metrics["published_test_accuracy"]
+        first = row == 0  # one entry in the legend is enough
+        if published:
+            axis.hlines(row, published, mean, color="lightgray", lw=3, zorder=0)
+            label = "submission, as published" if first else None
+            axis.plot(published, row, "s", color=ORANGE, label=label)
+            _write_left(axis, published, row, f"{published:.1f}")
+        label = "trained here" if first else None
+        axis.errorbar(mean, row, xerr=std, fmt="o", color=BLUE, capsize=3, label=label)
+        axis.annotate(
+            f"{mean:.1f}", (mean + std, row), (8, 0), textcoords="offset points", va="center"
+        )
+        names.append(f"{name.replace('_GradCAM', '')}\n{metrics['params']:,} parameters")
+    axis.set_yticks(range(len(names)), names, fontsize=9)
+    axis.set(xlabel="test accuracy (%)", ylim=(len(names) - 0.5, -0.5))
+    axis.margins(x=0.1)
+    axis.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _write_left(axis: Axes, x: float, y: float, text: str) -> None:
+    """Write a text to the left of a point."""
+    axis.annotate(text, (x, y), (-8, 0), textcoords="offset points", ha="right", va="center")
+
+
+def title_table(runs: Sequence[dict]) -> str:
+    """Return which requirements the runs of a notebook meet, and their accuracy, as Markdown.
 
     Args:
         runs: The metrics of each run.
     """
-    table = pd.DataFrame(runs)
-    params = table["params"].astype(float)
-    mean = table["test_accuracy_mean"].astype(float)
-    std = table["test_accuracy_std"].astype(float)
-    published = table["published_test_accuracy"].astype(float)
+    rows = []
+    for check in (check for run in runs for check in run["requirements"]):
+        if check["kind"] == "claimed" or check["requirement"] in [
+            row["requirement"] for row in rows
+        ]:
+            continue
+        marks = [_mark(check["requirement"], run) for run in runs]
+        rows.append(
+            {"requirement": check["requirement"], **dict(zip(_nets(runs), marks, strict=True))}
+        )
+    facts = {
+        "**test accuracy**, mean of the seeds": [
+            f"**{results.format_accuracy(run)}** ({len(run['seeds'])} seeds)".replace(
+                " (1 seeds)", " (one seed)"
+            )
+            for run in runs
+        ],
+        "published by the submission": [
+            EXPERIMENTS[f"{run['notebook']}/{run['net']}"].published or "-" for run in runs
+        ],
+        "parameters": [f"{run['params']:,}" for run in runs],
+        "epochs": [f"{run['epochs']}" for run in runs],
+        "trained on": [f"{run['device']}, {run['precision']}" for run in runs],
+    }
+    for name, values in facts.items():
+        rows.append({"requirement": name, **dict(zip(_nets(runs), values, strict=True))})
+    return markdown_table(rows)
 
-    figure, axis = new_figure(9, 4.6, "Test accuracy by number of parameters")
-    axis.vlines(params, published, mean, color="lightgrey", zorder=0)
-    axis.plot(params, published, "s", color=ORANGE, label="submission, as published")
-    axis.errorbar(params, mean, std, fmt="o", color=BLUE, capsize=3, label="trained here")
-    for net, rows in table.groupby("net"):
-        top = (rows["params"].max(), rows["test_accuracy_mean"].max())
-        axis.annotate(net, top, (0, 8), textcoords="offset points", ha="center")
-    axis.set(xlabel="parameters (log scale)", ylabel="test accuracy (%)", xscale="log")
-    axis.margins(0.08, 0.1)
-    axis.grid(alpha=0.3)
-    axis.legend(loc="lower right")
-    return figure
+
+def _nets(runs: Sequence[dict]) -> list[str]:
+    """Return the names of the networks as column heads."""
+    return [f"`{run['net']}`" for run in runs]
+
+
+def _mark(requirement: str, run: dict) -> str:
+    """Return whether a run meets a requirement."""
+    passed = [row["passed"] for row in run["requirements"] if row["requirement"] == requirement]
+    return {(True,): "✅", (False,): "❌"}.get(tuple(passed), "-")
+
+
+def write_notebook_titles(root: Path = ROOT) -> None:
+    """Write the table of results into the first cell of every notebook with saved runs.
+
+    Args:
+        root: The folder that contains `notebooks/` and `results/`.
+
+    Raises:
+        CorruptFileError: If a `metrics.json` is damaged.
+        ValueError: If the first cell of a notebook lacks the markers.
+    """
+    runs = load_all_metrics(root / "results")
+    for notebook in dict.fromkeys(
+        EXPERIMENTS[name].notebook for name in runs if name in EXPERIMENTS
+    ):
+        file = root / "notebooks" / f"{notebook}.ipynb"
+        page = nbformat.read(file, as_version=4)
+        table = title_table(
+            [runs[n] for n in EXPERIMENTS if n in runs and n.startswith(f"{notebook}/")]
+        )
+        page.cells[0].source = insert_between(page.cells[0].source, BEGIN, END, table, file.name)
+        atomic_write(file, nbformat.writes(page) + "\n")
+
+
+def readme_table(runs: Mapping[str, dict]) -> str:
+    """Return each notebook's question, and the accuracy of its networks, as a Markdown table.
+
+    Args:
+        runs: Metrics by the name of the run.
+    """
+    rows = []
+    for name in (name for name in EXPERIMENTS if name in runs):
+        notebook, question = name.partition("/")[0], ""
+        if notebook not in [row["notebook"].strip("[").partition("]")[0] for row in rows]:
+            question = QUESTIONS[notebook]
+        rows.append(
+            {
+                "notebook": f"[{notebook}](notebooks/{notebook}.ipynb)",
+                "question": question,
+                "network": f"`{runs[name]['net']}`",
+                "parameters": f"{runs[name]['params']:,}",
+                "test accuracy": f"**{results.format_accuracy(runs[name])}**",
+                "published": EXPERIMENTS[name].published or "-",
+            }
+        )
+    return markdown_table(rows)
 
 
 def write_notebook_reports(root: Path = ROOT) -> None:

@@ -447,6 +447,14 @@ def check_adam(metrics: dict) -> CheckResult:
     return names.get(optimizer, optimizer), optimizer in names
 
 
+def check_cross_entropy(metrics: dict) -> CheckResult:
+    """Check that the loss is cross-entropy, which `fit` uses with some label smoothing."""
+    smoothing = metrics["recipe"].get("label_smoothing")
+    if smoothing is None:
+        return "not recorded", False
+    return f"cross-entropy, label smoothing {smoothing}", smoothing < 1
+
+
 def check_no_annihilation(metrics: dict) -> CheckResult:
     """Check that the learning rate does not end below the one that it started with."""
     first, last = metrics.get("first_lr"), metrics.get("last_lr")
@@ -690,6 +698,7 @@ REQUIREMENTS = {
             Requirement("24 epochs", lambda metrics: check_metric(metrics, "epochs", 24)),
             Requirement("batch size 512", lambda metrics: check_metric(metrics, "batch_size", 512)),
             Requirement("Adam", check_adam),
+            Requirement("cross-entropy", check_cross_entropy),
             Requirement("one-cycle, a step a batch", check_scheduler_steps),
             Requirement("no annihilation", check_no_annihilation),
             Requirement(

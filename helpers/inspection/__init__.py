@@ -22,6 +22,7 @@ from helpers.inspection.receptive_field_table import (
     trace_table,
 )
 from helpers.inspection.summary import (
+    block_cost_percentages,
     count_mult_adds,
     count_parameters,
     layer_cost_percentages,
@@ -34,6 +35,7 @@ __all__ = [
     "Layer",
     "NotUnderstoodError",
     "Trace",
+    "block_cost_percentages",
     "count_mult_adds",
     "count_parameters",
     "effective_receptive_field",

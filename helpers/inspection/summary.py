@@ -91,6 +91,21 @@ def layer_cost_percentages(model: nn.Module) -> pd.DataFrame:
     return 100 * table / [count_parameters(model), traced.mult_adds]
 
 
+def block_cost_percentages(model: nn.Module) -> pd.DataFrame:
+    """Return each block's percentage of the parameters and of the multiply-adds.
+
+    Args:
+        model: The model, for images of 3x32x32.
+
+    Returns:
+        The rows of `layer_cost_percentages`, added up for each attribute of the model, such as
+        "block1".
+    """
+    blocks = {layer.name: layer.module.partition(".")[0] for layer in trace(model).layers}
+    costs = layer_cost_percentages(model)
+    return costs.groupby([blocks[name] or "model" for name in costs.index], sort=False).sum()
+
+
 def _torchinfo_statistics(model: nn.Module) -> torchinfo.ModelStatistics:
     """Run torchinfo on one image of 3x32x32."""
     return torchinfo.summary(
