@@ -21,12 +21,14 @@ class CheckpointManager:
         file: The first file. The second one has "-2" added to its stem.
         fingerprint: Describes the run. A checkpoint with another fingerprint is archived.
         resume: If False, existing checkpoints are archived.
+        archive: If False, a checkpoint of another network is replaced instead of archived.
     """
 
-    def __init__(self, file: Path, fingerprint: dict, resume: bool = True):
+    def __init__(self, file: Path, fingerprint: dict, resume: bool = True, archive: bool = True):
         self.files = (file, file.with_stem(f"{file.stem}-2"))
         self.fingerprint = fingerprint
         self.resume = resume
+        self.archive = archive
         self.step = 0
 
     def load(self) -> dict | None:
@@ -65,6 +67,11 @@ class CheckpointManager:
             for name in {**stored, **self.fingerprint}
             if stored.get(name) != self.fingerprint.get(name)
         ]
+        if differing == ["network"] and not self.archive:
+            print("The network has changed: training starts afresh.")
+            for file in existing:
+                file.unlink()
+            return None
         if differing:
             self._archive(f"it has another {', another '.join(differing)}")
             return None

@@ -230,7 +230,8 @@ def seeds_command(
 @app.command("run")
 def run_command(
     notebooks: Annotated[
-        list[str] | None, typer.Argument(help="Notebooks, for example 'S7'. Default: all.")
+        list[str] | None,
+        typer.Argument(help="Notebooks, for example 'S7'. Default: the four lessons."),
     ] = None,
 ) -> None:
     """Execute notebooks and print their results.
@@ -238,18 +239,20 @@ def run_command(
     The notebooks of one command share the time budget of the quick profile.
     """
     from helpers.data import load_data
-    from helpers.notebook_runner import notebook_names, run_notebook
+    from helpers.notebook_runner import ORDER, notebook_names, run_notebook
     from helpers.report import accuracy_table
 
     available = notebook_names()
     spelling = {name.casefold(): name for name in available}
-    chosen = [spelling.get(name.casefold(), name) for name in notebooks or available]
+    chosen = [spelling.get(name.casefold(), name) for name in notebooks or ORDER]
     names = [validate_choice("notebook", name, available) for name in chosen]
     settings = _share_time_budget(Settings.from_env(), len(names))
     # Choose the data once. Otherwise every notebook would try to download them.
     settings = dataclasses.replace(settings, dataset=load_data(settings).key)
     pages = [run_notebook(name, settings) for name in names]
-    print(f"\n{accuracy_table(names, settings)}\n")
+    if any(name in ORDER for name in names):  # the playground has no runs of its own
+        print(f"\n{accuracy_table(names, settings)}")
+    print()
     print("Open these pages in a browser:")
     for page in pages:
         print(f"  {page}")

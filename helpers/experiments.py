@@ -47,6 +47,7 @@ class Experiment:
         published: All accuracies that the submission published, as text.
         find_lr: Find `config.max_lr` with the learning rate finder before training.
         lr_found: Whether the learning rate finder has found `config.max_lr`.
+        is_trial: The model may change between runs. A checkpoint of an earlier version is replaced.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Experiment:
     published: str = ""
     find_lr: bool = False
     lr_found: bool = False
+    is_trial: bool = False
 
     @property
     def notebook(self) -> str:
@@ -102,10 +104,11 @@ S7_CONFIG = TrainConfig(
     dirac_init=True,
 )
 S7_DROPOUT_CONFIG = replace(S7_CONFIG, optimizer="Muon", max_lr=0.1, dropout=0.05)
-COMPACT_CONFIG = replace(S7_CONFIG, epochs=35, peak_epoch=7, dropout=0.0)
-S9_CONFIG = replace(COMPACT_CONFIG, epochs=50, peak_epoch=10, weight_decay=2.5e-4)
+NO_DROPOUT_CONFIG = replace(S7_CONFIG, dropout=0.0)
+COMPACT_CONFIG = replace(NO_DROPOUT_CONFIG, epochs=80, peak_epoch=16, optimizer="Muon", max_lr=0.1)
+S9_CONFIG = replace(NO_DROPOUT_CONFIG, epochs=50, peak_epoch=10, weight_decay=2.5e-4)
 S10_CONFIG = replace(
-    COMPACT_CONFIG,
+    NO_DROPOUT_CONFIG,
     epochs=24,
     batch_size=512,
     max_lr=0.003,
@@ -113,7 +116,7 @@ S10_CONFIG = replace(
     optimizer="AdamW",
     weight_decay=0.25,
 )
-RESNET18_CONFIG = replace(COMPACT_CONFIG, epochs=20, max_lr=0.1, peak_epoch=5)
+RESNET18_CONFIG = replace(NO_DROPOUT_CONFIG, epochs=20, max_lr=0.1, peak_epoch=5)
 
 _ALL = (
     Experiment(
@@ -310,6 +313,7 @@ def _train_seed(experiment: Experiment, data: ImageData, settings: Settings, see
         settings.checkpoint_dir(data.key) / experiment.name / f"seed-{seed}.pt",
         experiment_fingerprint(experiment, seed, data),
         settings.resume,
+        archive=not experiment.is_trial,
     )
     history = fit(
         model,
@@ -417,9 +421,10 @@ def try_model(
     like: str,
     data: ImageData,
     settings: Settings,
+    name: str = "mine",
     **config_changes: object,
 ) -> Result:
-    """Train a model of your own for two epochs, and test it on held-out training images.
+    """Train a model of your own for two epochs, and test it on validation images.
 
     The test images are not used, so that choices between such models do not depend on them.
 
@@ -428,22 +433,24 @@ def try_model(
         like: The name of the experiment whose augmentation and hyperparameters to use.
         data: Up to 10,000 training images are used; a tenth of all is held out.
         settings: The settings of the notebook.
+        name: The name of the run and of its model.
         config_changes: Other values for fields of `TrainConfig`.
 
     Returns:
-        The run, saved as "mine" beside the notebook's own runs.
+        The run, saved beside the notebook's own runs.
     """
-    MODELS["mine"] = model_class
+    MODELS[name] = model_class
     experiment = EXPERIMENTS[validate_choice("experiment", like, EXPERIMENTS)]
     changes = {"dropout": None, **config_changes}
     experiment = replace(
         experiment,
-        name=f"{experiment.notebook}/mine",
-        model="mine",
+        name=f"{experiment.notebook}/{name}",
+        model=name,
         config=replace(experiment.config, **changes),
         reference_accuracy=None,
         published="",
         find_lr=False,
+        is_trial=True,
     )
     return run_experiment(
         experiment, data.train_val_split().subset(10_000), settings.for_short_run()

@@ -270,6 +270,30 @@ def cam_occlusion_correlation(
     return same_image, different_images
 
 
+def agreement_with_occlusion(
+    result: Result, layer: str, indices: np.ndarray, data: ImageData
+) -> tuple[pd.Series, pd.Series]:
+    """Correlate the class activation maps of some test images with their occlusion maps.
+
+    Both are for the predicted classes.
+
+    Args:
+        result: The run.
+        layer: The module whose output is used, for example "layer3".
+        indices: Indices (N,) of test images.
+        data: The data with the test images.
+
+    Returns:
+        The result of `cam_occlusion_correlation`.
+
+    Raises:
+        AttributeError: If the model has no such layer.
+    """
+    predicted = result.logits[indices].argmax(axis=1)
+    cams = grad_cam(result.model, layer, data.test_images[indices], predicted, data)
+    return cam_occlusion_correlation(cams, occlusion_map(result, data, indices))
+
+
 def plot_occlusion(
     result: Result, data: ImageData, layer: str, indices: np.ndarray, logit_drops: np.ndarray
 ) -> Figure:

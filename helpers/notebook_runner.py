@@ -28,7 +28,10 @@ PICTURE = re.compile(r"\]\((\.\./|https://github\.com/[^/]+/[^/]+/raw/main/)resu
 
 
 def notebook_names() -> list[str]:
-    """Return the names of the notebooks without `.ipynb`, in the order in which they are read."""
+    """Return the names of the notebooks without `.ipynb`, in the order in which they are read.
+
+    The four lessons come first, then others such as the playground.
+    """
     names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
     return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 

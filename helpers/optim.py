@@ -10,28 +10,31 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from helpers.config import Profile, validate_choice
 
-OPTIMIZERS = ("SGD", "Muon", "AdamW")
+OPTIMIZERS = ("SGD", "Muon", "Adam", "AdamW")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The hyperparameters of a training run.
 
-    The learning rate rises linearly from a tenth of `max_lr` to `max_lr`, then falls linearly to
-    almost zero. It changes after every batch.
+    The learning rate rises linearly from `max_lr / div_factor` to `max_lr`, then falls linearly to
+    the first rate divided by `final_div_factor`. It changes after every batch.
 
     Attributes:
         epochs: The number of epochs.
         batch_size: The number of images per step, over all processes.
         max_lr: The peak of the learning rate.
         peak_epoch: The epoch, possibly fractional, at whose end the peak is reached.
-        optimizer: "SGD" (Nesterov momentum 0.9), "Muon" or "AdamW" (betas 0.9 and 0.99).
+        optimizer: "SGD" (Nesterov momentum 0.9), "Muon", "Adam" or "AdamW" (betas 0.9 and 0.99).
         weight_decay: Applied to parameters with two or more dimensions. Muon's kernels are
             excluded.
         label_smoothing: The share of the target that is spread over all classes, in [0, 1).
         dropout: Overrides the model's dropout probability. None keeps it.
         whitening_init: Initialize the first convolution with whitened patches (`init`).
         dirac_init: Initialize other ungrouped convolutions with identities (`init`).
+        div_factor: The peak of the learning rate, divided by the first one.
+        final_div_factor: The first learning rate, divided by the last one. With 1, there is no
+            annihilation: the rate never falls below the first one.
 
     Raises:
         ValueError: If a value is out of range.
@@ -47,6 +50,8 @@ class TrainConfig:
     dropout: float | None = None
     whitening_init: bool = False
     dirac_init: bool = False
+    div_factor: float = 10.0
+    final_div_factor: float = 1e4
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -60,6 +65,8 @@ class TrainConfig:
         self._require("peak_epoch", 0 < self.peak_epoch <= self.epochs, f"in (0, {self.epochs}]")
         self._require("weight_decay", self.weight_decay >= 0, "0 or more")
         self._require("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
+        self._require("div_factor", self.div_factor >= 1, "1 or more")
+        self._require("final_div_factor", self.final_div_factor >= 1, "1 or more")
         self._require("dropout", self.dropout is None or 0 <= self.dropout < 1, "None or in [0, 1)")
 
     def _require(self, name: str, valid: bool, expected: str) -> None:
@@ -71,13 +78,13 @@ class TrainConfig:
         """Return the configuration for another batch size, with the learning rate scaled to match.
 
         The learning rate grows linearly with the batch (P. Goyal et al., arXiv:1706.02677), with
-        AdamW by the square root (S. Malladi et al., arXiv:2205.10287).
+        Adam and AdamW by the square root (S. Malladi et al., arXiv:2205.10287).
 
         Args:
             batch_size: The new batch size.
         """
         factor = batch_size / self.batch_size
-        if self.optimizer == "AdamW":
+        if self.optimizer in ("Adam", "AdamW"):
             factor = factor**0.5
         return replace(self, batch_size=batch_size, max_lr=self.max_lr * factor)
 
@@ -112,8 +119,9 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     options = {"lr": config.max_lr, "weight_decay": config.weight_decay}
-    if config.optimizer == "AdamW":
-        return torch.optim.AdamW(groups, betas=(0.9, 0.99), **options)
+    if config.optimizer in ("Adam", "AdamW"):
+        adam = torch.optim.AdamW if config.optimizer == "AdamW" else torch.optim.Adam
+        return adam(groups, betas=(0.9, 0.99), **options)
     optimizer_class = Muon if config.optimizer == "Muon" else torch.optim.SGD
     return optimizer_class(groups, momentum=0.9, nesterov=True, **options)
 
@@ -130,7 +138,8 @@ def build_scheduler(
     """
     total_steps = config.epochs * batches
     peak_step = config.peak_epoch * batches
-    div_factor = 10
+    div_factor = config.div_factor
+    lowest = config.div_factor * config.final_div_factor
     # Without a step to rise in, OneCycleLR would divide by zero: start at the peak.
     if peak_step <= 1:
         total_steps = max(total_steps, 2)
@@ -142,7 +151,7 @@ def build_scheduler(
         total_steps=total_steps,
         pct_start=peak_step / total_steps,
         div_factor=div_factor,
-        final_div_factor=1e5 / div_factor,
+        final_div_factor=lowest / div_factor,
         anneal_strategy="linear",
         cycle_momentum=False,  # would cycle Adam's beta1 too
     )

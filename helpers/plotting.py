@@ -428,6 +428,31 @@ def plot_activations(result: Result, data: ImageData, modules: Sequence[str]) ->
     return plot_images(images, captions, title, columns=9)
 
 
+def plot_values_read(grids: Mapping[str, Sequence[np.ndarray]]) -> Figure:
+    """Plot which values of a feature map kernels read.
+
+    Args:
+        grids: For each kernel, two boolean grids (H, W): the values that one output reads, and
+            those that all outputs read together.
+
+    Returns:
+        The figure, with a column for each kernel. Captions state the share of the second grid.
+    """
+    title = "Values that one output reads (above), and that all outputs read (below)"
+    figure, axes = new_figure(10, 4.6, title, nrows=2, ncols=len(grids), squeeze=False)
+    for (upper, lower), (name, (one, every)) in zip(axes.T, grids.items(), strict=True):
+        for axis, grid in ((upper, one), (lower, every)):
+            height, width = grid.shape
+            axis.imshow(grid, "Blues", vmin=0, vmax=1.5)
+            axis.set_xticks(np.arange(width) - 0.5, minor=True)
+            axis.set_yticks(np.arange(height) - 0.5, minor=True)
+            axis.grid(which="minor", color="silver")
+            axis.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
+        upper.set_title(name, fontsize=10)
+        lower.set_xlabel(f"{every.mean():.0%} of the values")
+    return figure
+
+
 def plot_kernels(models: Mapping[str, nn.Module], data: ImageData, title: str) -> Figure:
     """Plot the kernels of each model's first convolution and the correlation of their outputs.
 
@@ -659,8 +684,8 @@ def plot_batch_statistics(table: pd.DataFrame) -> Figure:
         The figure, with a panel for each seed.
     """
     lines = {
-        "test accuracy (%), as remembered": ("running statistics", ORANGE, "o-"),
-        "test accuracy (%), measured again": ("recomputed statistics", BLUE, "s--"),
+        "test accuracy (%), running statistics": ("running statistics", ORANGE, "o-"),
+        "test accuracy (%), recomputed statistics": ("recomputed statistics", BLUE, "s--"),
     }
     seeds = table.sort_values("epoch").groupby("seed")
     title = "The same weights of compact with two sets of means and variances"

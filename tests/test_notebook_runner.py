@@ -35,7 +35,10 @@ PRINTING = "import os, time\nfor name in ('PROFILE', 'DATASET'):\n    print(os.e
 
 
 def test_the_notebooks_are_those_of_the_series():
-    assert notebook_runner.notebook_names() == ["S7", "S9", "S10", "ResNet18_GradCAM"]
+    assert notebook_runner.notebook_names() == [
+        *notebook_runner.ORDER,
+        "playground",
+    ]
 
 
 def test_a_short_run_leaves_the_notebook_alone_and_saves_a_copy(root, capsys):

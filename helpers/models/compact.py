@@ -25,35 +25,44 @@ class Residual(nn.Module):
 class Compact(nn.Module):
     """Four blocks, three of them of residual units, with convolutions between them.
 
-    There is no pooling but the global one. Transition 1 is a 1x1 convolution. Transitions 2
-    (dilated) and 3 halve the maps with strided 3x3 convolutions of 8 groups, which have about as
-    many parameters as a depthwise separable convolution.
+    There is no pooling but the global one. Three 3x3 convolutions halve the maps: the last one of
+    block 1, transition 2 (dilated) and transition 3. Transition 1 is a 1x1 convolution. The
+    transitions 2 and 3 have 8 groups, and with them about as many parameters as a depthwise
+    separable convolution.
     """
 
     def __init__(
         self,
-        widths: tuple[int, int, int] = (40, 80, 104),
-        depths: tuple[int, int, int] = (3, 4, 3),
+        widths: tuple[int, int, int, int] = (32, 64, 64, 96),
+        depths: tuple[int, int, int, int] = (4, 5, 4, 3),
         dilation: int = 3,
     ) -> None:
         """Build the network.
 
         Args:
-            widths: Channels of blocks 2, 3 and 4. Block 1 ends with those of block 2.
-            depths: Number of residual units in blocks 2, 3 and 4.
+            widths: Channels of the four blocks.
+            depths: Number of residual units in the four blocks.
             dilation: Dilation of transition 2.
         """
         super().__init__()
         conv_bn_relu = Conv2dNormActivation  # 3x3 by default; no bias
-        self.block1 = nn.Sequential(conv_bn_relu(3, 32), conv_bn_relu(32, widths[0]))
-        self.transition1 = conv_bn_relu(widths[0], widths[0], kernel_size=1)
-        self.block2 = nn.Sequential(*(Residual(widths[0]) for _ in range(depths[0])))
-        self.transition2 = conv_bn_relu(widths[0], widths[1], stride=2, dilation=dilation, groups=8)
-        self.block3 = nn.Sequential(*(Residual(widths[1]) for _ in range(depths[1])))
-        self.transition3 = conv_bn_relu(widths[1], widths[2], stride=2, groups=8)
-        self.block4 = nn.Sequential(*(Residual(widths[2]) for _ in range(depths[2])))
+        units = [
+            [Residual(width) for _ in range(depth)]
+            for width, depth in zip(widths, depths, strict=True)
+        ]
+        self.block1 = nn.Sequential(
+            conv_bn_relu(3, widths[0]),
+            *units[0],
+            conv_bn_relu(widths[0], widths[1], stride=2, groups=8),
+        )
+        self.transition1 = conv_bn_relu(widths[1], widths[1], kernel_size=1)
+        self.block2 = nn.Sequential(*units[1])
+        self.transition2 = conv_bn_relu(widths[1], widths[2], stride=2, dilation=dilation, groups=8)
+        self.block3 = nn.Sequential(*units[2])
+        self.transition3 = conv_bn_relu(widths[2], widths[3], stride=2, groups=8)
+        self.block4 = nn.Sequential(*units[3])
         self.gap = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(widths[2], 10)
+        self.fc = nn.Linear(widths[3], 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, 3, 32, 32) to logits (N, 10)."""

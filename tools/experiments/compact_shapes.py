@@ -24,10 +24,11 @@ TRAIN_IMAGES = 10_000
 EXPERIMENT = EXPERIMENTS["S9/compact"]
 CONFIG = dataclasses.replace(EXPERIMENT.config, epochs=8, peak_epoch=2)
 SHAPES = {  # arguments of Compact; all have fewer than 100,000 parameters
-    "first draft": {"widths": (48, 80, 128), "depths": (2, 3, 2), "dilation": 3},
-    "the same, dilation 2": {"widths": (48, 80, 128), "depths": (2, 3, 2), "dilation": 2},
-    "more at 16x16": {"widths": (48, 80, 96), "depths": (3, 5, 2), "dilation": 3},
-    "narrower and deeper: compact": {"widths": (40, 80, 104), "depths": (3, 4, 3), "dilation": 3},
+    "few layers at 32x32": {"widths": (40, 56, 80, 96), "depths": (2, 4, 4, 2), "dilation": 3},
+    "more layers at 32x32": {"widths": (40, 56, 80, 88), "depths": (5, 5, 4, 2), "dilation": 3},
+    "wider at 16x16: compact": {"widths": (32, 64, 64, 96), "depths": (4, 5, 4, 3), "dilation": 3},
+    "the same, dilation 2": {"widths": (32, 64, 64, 96), "depths": (4, 5, 4, 3), "dilation": 2},
+    "narrower, deeper": {"widths": (32, 56, 56, 80), "depths": (5, 7, 5, 4), "dilation": 3},
 }
 TABLE = ROOT / "results" / "S9" / "shapes.csv"
 
