@@ -46,10 +46,11 @@ def draw_convolution(image: np.ndarray, kernel: np.ndarray, row: int, column: in
     feature_map = F.conv2d(torch.from_numpy(image).float()[None, None], weights)[0, 0].numpy()
     window = image[row : row + side, column : column + side]
     terms = [
-        f"{a:g}·{b:g}" for a, b in zip(window.flat, kernel.flat, strict=True) if a != 0 and b != 0
+        f"{a:g}·{b:g}" if b > 0 else f"{a:g}·({b:g})"
+        for a, b in zip(window.flat, kernel.flat, strict=True)
+        if a != 0 and b != 0
     ]
-    total = f"{feature_map[row, column]:g}"
-    title = f"One output: {' + '.join(terms).replace('·-', '·(-').replace('(-1', '(-1)')} = {total}"
+    title = f"One output: {' + '.join(terms) or 0} = {feature_map[row, column]:g}"
     widths = [image.shape[1], side, feature_map.shape[1]]
     figure, axes = new_figure(8.5, 3.9, title, ncols=3, width_ratios=widths)
     output = np.zeros_like(feature_map, dtype=bool)

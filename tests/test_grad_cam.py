@@ -13,7 +13,13 @@ from torch import nn
 from helpers import data as data_module
 from helpers import grad_cam as module
 from helpers.evaluation import predict
-from helpers.grad_cam import cam_occlusion_correlation, grad_cam, occlusion_map, overlay
+from helpers.grad_cam import (
+    cam_occlusion_correlation,
+    grad_cam,
+    occlusion_map,
+    overlay,
+    plot_grad_cam_steps,
+)
 from helpers.models import get_model
 from helpers.results import Result
 from helpers.training import History
@@ -81,7 +87,29 @@ def test_high_values_are_yellow():
     assert drawn.shape == (32, 32, 3)
     assert drawn.dtype == np.uint8
     assert (drawn[8:24, 4:12, :2] > drawn[8:24, 4:12, 2:]).all()  # red and green give yellow
-    assert (drawn[24:, :, 2] > drawn[24:, :, 1]).all()  # low values are dark blue
+    assert not drawn[24:].any()  # where the map is 0, the image is unchanged
+
+
+def test_an_overlay_of_no_heat_is_the_image():
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    assert np.array_equal(overlay(images, np.zeros((2, 32, 32), np.float32)), images)
+    assert len(overlay(images[:0], [])) == 0
+
+
+def test_the_steps_of_grad_cam_are_maps_times_weights_their_sum_and_relu():
+    random = np.random.default_rng(0)
+    maps, weights = random.random((5, 8, 8)), random.normal(size=5)
+    image = np.zeros((32, 32, 3), np.uint8)
+    figure = plot_grad_cam_steps(image, maps, weights, "Title")
+    panels = {axis.get_title(): axis.images[0].get_array() for axis in figure.axes}
+    total = sum(weight * feature for weight, feature in zip(weights, maps, strict=True))
+    assert np.allclose(panels["sum of all 5 weighted maps"], total)
+    assert np.allclose(panels["ReLU: negative values become 0"], np.maximum(total, 0))
+    strongest = (weights * maps.sum(axis=(1, 2))).argmax()
+    assert np.allclose(panels[f"map {strongest}"], maps[strongest])
+    assert np.allclose(
+        panels[f"times {weights[strongest]:+.4f}"], weights[strongest] * maps[strongest]
+    )
 
 
 def test_an_overlay_is_brighter_where_the_image_is():

@@ -78,7 +78,7 @@ def test_transitions_of_compact():
         )
     model(torch.zeros(1, 3, 32, 32))
     sizes = [shapes[f"{name}{i}"] for i in (1, 2, 3) for name in ("block", "transition")]
-    assert sizes == [32, 32, 32, 16, 16, 8]
+    assert sizes == [16, 16, 16, 8, 8, 4]
 
 
 def test_the_table_of_shapes_matches_the_shapes():
@@ -93,8 +93,8 @@ def test_the_table_of_shapes_matches_the_shapes():
         assert inspection.count_parameters(model) == row["parameters"] < 100_000
         before, _ = inspection.receptive_field(model)
         assert format_size(before) == row["receptive field"]
-    best = table.groupby("name")["validation accuracy (%)"].mean().idxmax()
-    assert str(Compact(**compact_shapes.SHAPES[best])) == str(get_model("compact"))
+    shapes = [str(Compact(**shape)) for shape in compact_shapes.SHAPES.values()]
+    assert str(get_model("compact")) in shapes
 
 
 def test_downsampling_of_compact_reads_every_pixel_and_that_of_s9_a_quarter():
@@ -104,6 +104,7 @@ def test_downsampling_of_compact_reads_every_pixel_and_that_of_s9_a_quarter():
         return (maps.grad.abs().sum(dim=1) > 0).float().mean().item()
 
     compact, s9 = get_model("compact"), get_model("s9")
+    assert fraction_of_pixels_read(compact.block1[-1][0]) == 1
     assert fraction_of_pixels_read(compact.transition2[0]) == 1
     assert fraction_of_pixels_read(compact.transition3[0]) == 1
     strided = [m for m in s9.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]

@@ -18,6 +18,7 @@ from helpers.optim import (
     Muon,
     TrainConfig,
     build_optimizer,
+    build_scheduler,
     newton_schulz,
     scale_to_profile,
 )
@@ -276,8 +277,40 @@ def test_a_hyperparameter_out_of_range_is_named(field, value, expected):
 
 
 def test_a_mistyped_optimizer_is_named():
-    with pytest.raises(ValueError, match=r"^optimizer=Adam is unknown; it is one of SGD, Muon, Ad"):
-        dataclasses.replace(CONFIG, optimizer="Adam")
+    with pytest.raises(
+        ValueError, match=r"^optimizer=Adamw is unknown; it is one of SGD, Muon, Ad"
+    ):
+        dataclasses.replace(CONFIG, optimizer="Adamw")
+
+
+def test_adam_couples_weight_decay_with_the_gradient_and_adamw_does_not(model):
+    decays = {}
+    for optimizer in ("Adam", "AdamW"):
+        before = weights_after_steps(model, optimizer, weight_decay=0)
+        after = weights_after_steps(model, optimizer, weight_decay=0.5)
+        decays[optimizer] = after["0.weight"] - before["0.weight"]
+    assert torch.allclose(decays["AdamW"], -LR * 0.5 * dict(model.named_parameters())["0.weight"])
+    assert not torch.allclose(decays["Adam"], decays["AdamW"], rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("div_factor", "final_div_factor"), [(10, 1e4), (1000, 1), (100, 2), (1, 1)]
+)
+def test_the_cycle_starts_and_ends_as_configured(div_factor, final_div_factor):
+    config = dataclasses.replace(
+        CONFIG, epochs=4, peak_epoch=1, div_factor=div_factor, final_div_factor=final_div_factor
+    )
+    optimizer = build_optimizer(nn.Linear(2, 2), config)
+    scheduler = build_scheduler(optimizer, config, batches=10)
+    lrs = [scheduler.get_last_lr()[0]]
+    for _ in range(39):
+        optimizer.step()
+        scheduler.step()
+        lrs.append(scheduler.get_last_lr()[0])
+    first = config.max_lr / div_factor
+    assert (lrs[0], max(lrs)) == pytest.approx((first, config.max_lr))
+    assert lrs[-1] == pytest.approx(first / final_div_factor)
+    assert lrs[9] == pytest.approx(config.max_lr)  # the last step of the first epoch
 
 
 @pytest.mark.parametrize(

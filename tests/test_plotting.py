@@ -13,7 +13,7 @@ from torch import nn
 from helpers import plotting
 from helpers.config import ROOT
 from helpers.data import load_sample
-from helpers.inspection import layer_cost_percentages
+from helpers.inspection import block_cost_percentages
 from helpers.models import get_model
 from helpers.results import Result
 from helpers.training import History
@@ -115,12 +115,12 @@ def test_a_figure_without_images_says_so():
     assert [text.get_text() for text in figure.axes[0].texts] == ["No images"]
 
 
-def test_class_counts_are_those_of_the_labels(data):
-    axis = plotting.plot_class_counts(data).axes[0]
-    train, test = ([bar.get_width() for bar in bars] for bars in axis.containers)
-    assert train == [np.sum(data.train_labels == label) for label in range(10)]
-    assert test == [np.sum(data.test_labels == label) for label in range(10)]
-    assert [label.get_text() for label in axis.get_yticklabels()] == list(data.classes)
+def test_classes_are_shown_by_their_first_training_image(data):
+    figure = plotting.plot_classes(data)
+    assert panel_titles(figure) == list(data.classes)
+    for label, shown in enumerate(image_arrays(figure)):
+        first = np.flatnonzero(data.train_labels == label)[0]
+        assert np.array_equal(shown, data.train_images[first])
 
 
 def test_augmented_copies_are_below_their_images_and_repeat(data):
@@ -149,14 +149,18 @@ def test_history_shows_learning_rates_and_accuracies_over_the_same_epochs():
     ]  # fmt: skip
     result = make_result()
     result.history = History(epochs, [0.1, 0.2, 0.3, 0.2, 0.1, 0.0])
-    figure = plotting.plot_history(result)
+    figure = plotting.plot_history(result, required=80)
     accuracy, loss, lr = figure.axes
     assert list(lr.lines[0].get_xdata()) == [0.5, 1, 1.5, 2, 2.5, 3]  # two steps an epoch
     assert list(lr.lines[0].get_ydata()) == [0.1, 0.2, 0.3, 0.2, 0.1, 0.0]
-    assert [list(line.get_ydata()) for line in accuracy.lines] == [[10, 20, 30], [9, 18, 27]]
-    assert [list(line.get_ydata()) for line in loss.lines] == [[2, 1, 2 / 3], [3, 1.5, 1]]
-    assert accuracy.get_shared_x_axes().joined(accuracy, lr)
-    assert figure.get_suptitle() == "Training: s7 on sample"
+    test, train, required = accuracy.lines
+    assert [list(line.get_ydata()) for line in (test, train)] == [[9, 18, 27], [10, 20, 30]]
+    assert list(required.get_ydata()) == [80, 80]
+    assert [list(line.get_ydata()) for line in loss.lines] == [[3, 1.5, 1], [2, 1, 2 / 3]]
+    assert figure.get_suptitle() == "Training of s7 on sample"
+    both = plotting.plot_history(result, result)
+    assert [len(axis.lines) for axis in both.axes] == [4, 4, 2]
+    assert both.axes[0].lines[0].get_color() != both.axes[0].lines[2].get_color()
 
 
 def calibration_error(labels, logits):
@@ -187,7 +191,7 @@ def test_calibration_states_the_expected_calibration_error(data, seed, scale):
     figure = plotting.plot_calibration(make_result(logits), data_with(labels, data))
     error = float(figure.get_suptitle().split()[-1])
     assert error == pytest.approx(calibration_error(labels, logits), abs=6e-4)
-    assert sum(bar.get_height() for bar in figure.axes[0].patches) == pytest.approx(1)
+    assert sum(bar.get_height() for bar in figure.axes[1].patches) == pytest.approx(100)
 
 
 def test_calibration_counts_the_border_of_a_bin_and_full_confidence(data):
@@ -222,16 +226,6 @@ def test_bins_of_few_images_have_no_point(data):
     assert len(axis.lines[0].get_xdata()) == 1
 
 
-def test_predictions_state_predicted_and_true_class(data):
-    predicted = (data.test_labels + 1) % 10
-    figure = plotting.plot_predictions(make_result(logits_for(predicted)), data, n=6)
-    pairs = zip(predicted[:6], data.test_labels[:6], strict=True)
-    captions = [f"{data.classes[p]}\n(true: {data.classes[t]})" for p, t in pairs]
-    assert panel_titles(figure)[:6] == captions
-    assert np.array_equal(image_arrays(figure), data.test_images[:6])
-    assert "first 6 test images" in figure.get_suptitle()
-
-
 def test_misclassified_shows_the_first_mistakes_then_the_most_confident(data):
     predicted = data.test_labels.copy()
     mistakes = [3, 5, 8, 13, 21]
@@ -263,20 +257,20 @@ def test_without_mistakes_the_figures_say_so(data):
     [text] = figure.axes[0].texts
     assert text.get_text() == "No mistakes: all 40 test images are classified correctly."
     matrix = render(plotting.plot_confusion_matrix(result, data))
-    assert matrix.get_suptitle() == "Confusion matrix: s7 on sample\nno mistakes"
+    assert matrix.get_suptitle() == "Mistakes by class: s7 on sample\nno mistakes"
     render(plotting.plot_calibration(result, data))
-    render(plotting.plot_predictions(result, data))
 
 
-def test_class_accuracies_of_two_runs_are_side_by_side():
+def test_class_accuracies_of_two_runs_are_side_by_side_in_their_order():
     first = make_result(class_accuracy={"cat": 80.0, "dog": 90.0})
     second = make_result(net="compact", class_accuracy={"cat": 85.0, "dog": 70.0})
-    figure = plotting.plot_class_accuracy(first, second)
-    widths = [[bar.get_width() for bar in bars] for bars in figure.axes[0].containers]
-    assert widths == [[80.0, 90.0], [85.0, 70.0]]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["s7", "compact"]
-    assert figure.get_suptitle() == "Accuracy by class: sample"
-    assert plotting.plot_class_accuracy(first).get_suptitle() == "Accuracy by class: s7 on sample"
+    [axis] = plotting.plot_class_accuracy(first, second).axes
+    # The mean of cat is higher, so it is on top.
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["dog", "cat"]
+    assert [list(line.get_xdata()) for line in axis.lines] == [[90, 80], [70, 85]]
+    assert legend_texts(axis) == ["s7", "compact"]
+    assert axis.lines[0].get_marker() != axis.lines[1].get_marker()
+    assert plotting.plot_class_accuracy(first).get_suptitle() == "Accuracy by class: sample"
 
 
 def test_confusion_matrix_has_the_true_classes_in_rows(data):
@@ -286,7 +280,8 @@ def test_confusion_matrix_has_the_true_classes_in_rows(data):
     [axis] = figure.axes
     matrix = axis.images[0].get_array()
     assert matrix.shape == (10, 10)
-    assert matrix[:3, :3].tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 1]]
+    assert matrix[:3, :3].tolist() == [[0, 2, 0], [0, 0, 0], [0, 0, 0]]
+    assert "" in {text.get_text() for text in axis.texts}  # the diagonal is left blank
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
     assert figure.get_suptitle().endswith(
         "most frequent confusion: airplane predicted as automobile, 2 times"
@@ -299,22 +294,22 @@ def test_confusion_matrix_has_the_true_classes_in_rows(data):
 def test_layer_costs_are_drawn_as_percentages(model):
     figure = plotting.plot_layer_costs(model, "s7")
     parameters, mult_adds = figure.axes[0].containers
-    table = layer_cost_percentages(model)
+    table = block_cost_percentages(model)
     assert [bar.get_width() for bar in parameters] == pytest.approx(table["parameters"].to_list())
     assert [bar.get_width() for bar in mult_adds] == pytest.approx(table["multiply-adds"].to_list())
     assert figure.get_suptitle().endswith(": s7")
 
 
-def test_receptive_fields_are_squares_over_image_and_gradient(model, data):
+def test_receptive_fields_are_squares_over_one_image_and_gradients(model, data):
     figure = plotting.plot_receptive_fields(make_result(model=model), data, BLOCKS)
-    assert panel_titles(figure)[:4] == [
+    nominal, *effective = figure.axes
+    assert legend_texts(nominal) == [
         "block1: 8x8", "block2: 22x22", "block3: 42x42", "block4: 74x74",
     ]  # fmt: skip
-    for upper, lower in zip(figure.axes[:4], figure.axes[4:], strict=True):
-        assert upper.patches[0].get_bbox().bounds == lower.patches[0].get_bbox().bounds
-        assert np.array_equal(upper.images[0].get_array(), data.test_images[1])
-        assert lower.images[0].get_array().shape == (32, 32)
-    assert figure.axes[3].patches[0].get_width() == 74
+    assert [square.get_width() for square in nominal.patches] == [8, 22, 42, 74]
+    assert np.array_equal(nominal.images[0].get_array(), data.test_images[1])
+    assert [axis.get_title() for axis in effective] == [f"effective: {block}" for block in BLOCKS]
+    assert all(axis.images[0].get_array().shape == (32, 32) for axis in effective)
 
 
 def test_effective_receptive_fields_are_those_of_100_test_images(model, monkeypatch):
@@ -380,30 +375,32 @@ def test_singular_values_are_relative_to_the_largest():
 # ------------------------------------------------------------------------------- learning rates
 
 
-def test_lr_curve_marks_the_lowest_average_and_a_tenth_of_its_rate():
+CURVE = pd.DataFrame({"learning_rate": [1e-3, 1e-2, 0.1], "loss": [3.0, 2.9, 3.1]})
+TRIALS = pd.DataFrame({"learning_rate": [2.0, 1.0, 4.0, 8.0], "loss": [1.0, 2.0, 2.0, 9.0]})
+
+
+def test_lr_search_marks_the_lowest_average_and_a_tenth_of_its_rate():
     step_losses = np.array([3.0, 2.0, 1.0, 0.0, 4.0])
     averages = [step_losses[0]]
     for loss in step_losses[1:]:
         averages.append(0.05 * loss + 0.95 * averages[-1])
     lrs = [1e-3, 1e-2, 0.1, 0.2, 1.0]
     lr_curve = pd.DataFrame({"learning_rate": lrs, "loss": averages})
-    figure = plotting.plot_lr_curve(lr_curve, "Title")
-    [axis] = figure.axes
+    axis, _ = plotting.plot_lr_search(lr_curve, TRIALS, "Title").axes
     steps, average, _, lowest, tenth = axis.lines
     assert steps.get_ydata() == pytest.approx(step_losses)
     assert average.get_ydata() == pytest.approx(averages)
-    assert (lowest.get_xdata()[0], lowest.get_ydata()[0]) == (0.2, min(averages))
+    assert lowest.get_xdata()[0] == pytest.approx(0.2)
+    assert lowest.get_ydata()[0] == min(averages)
     assert tenth.get_xdata()[0] == pytest.approx(0.02)
     texts = " ".join(legend_texts(axis))
-    assert "lowest average: at 0.2" in texts
+    assert "lowest average: 0.2" in texts
     assert "a tenth of it: 0.02" in texts
-    assert "lowest at 0.2" in texts
     assert "guessing: 2.30" in texts
 
 
-def test_lr_trials_have_a_parabola_through_the_best_three():
-    lr_trials = pd.DataFrame({"learning_rate": [2.0, 1.0, 4.0, 8.0], "loss": [1.0, 2.0, 2.0, 9.0]})
-    [axis] = plotting.plot_lr_trials(lr_trials, "Title").axes
+def test_lr_search_has_a_parabola_through_the_best_three():
+    _, axis = plotting.plot_lr_search(CURVE, TRIALS, "Title").axes
     points, parabola, selected = axis.lines
     assert points.get_xdata().tolist() == [1, 2, 4, 8]
     assert points.get_ydata().tolist() == [2, 1, 2, 9]
@@ -414,13 +411,35 @@ def test_lr_trials_have_a_parabola_through_the_best_three():
     assert "selected: 2" in legend_texts(axis)
 
 
-def test_lr_trials_of_diverged_runs_have_no_parabola():
+def test_short_runs_that_diverged_have_no_parabola():
     lr_trials = pd.DataFrame({"learning_rate": [1.0, 2.0, 4.0], "loss": [2.0, 1.0, np.inf]})
-    [axis] = render(plotting.plot_lr_trials(lr_trials, "Title")).axes
+    _, axis = render(plotting.plot_lr_search(CURVE, lr_trials, "Title")).axes
     assert legend_texts(axis) == ["short runs", "selected: 2"]
     at_the_border = pd.DataFrame({"learning_rate": [1.0, 2.0, 4.0], "loss": [1.0, 2.0, 3.0]})
-    [axis] = plotting.plot_lr_trials(at_the_border, "Title").axes
+    _, axis = plotting.plot_lr_search(CURVE, at_the_border, "Title").axes
     assert legend_texts(axis) == ["short runs", "selected: 1"]
+
+
+def test_an_ablation_has_a_dot_with_an_interval_for_each_run():
+    table = pd.DataFrame({"name": ["as trained", "other"], "validation accuracy (%)": [80.0, 50.0]})
+    [axis] = plotting.plot_ablation(table, images=2_500).axes
+    dots = axis.lines[0]
+    assert dots.get_xdata().tolist() == [80, 50]
+    [bars] = [container for container in axis.containers if container.has_xerr]
+    [segments] = [lines.get_segments() for lines in bars.lines[2]]
+    half = [(segment[1, 0] - segment[0, 0]) / 2 for segment in segments]
+    assert half == pytest.approx([1.96 * 0.8, 1.96 * 1.0])  # sqrt(80 * 20 / 2500) points
+    assert axis.yaxis_inverted()
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["as trained", "other"]
+
+
+def test_values_read_are_drawn_with_their_share():
+    one, every = np.eye(4, dtype=bool), np.ones((4, 4), bool)
+    every[0] = False
+    figure = plotting.plot_values_read({"kernel": (one, every)})
+    upper, lower = figure.axes
+    assert np.array_equal(upper.images[0].get_array(), one)
+    assert lower.get_xlabel() == "75% of the values"
 
 
 def test_lr_sweep_has_a_panel_for_each_model_and_a_line_for_each_seed():
@@ -457,11 +476,13 @@ def test_lr_sweep_draws_the_saved_table():
 def test_schedules_are_those_of_every_step_and_of_every_epoch():
     result = make_result(epochs=2)
     result.history = History([], [1.0, 2.0, 4.0, 3.0, 1.0, 0.0])
-    [axis] = plotting.plot_schedules(result).axes
-    each_batch, each_epoch = axis.lines
-    assert each_batch.get_xdata() == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
-    assert each_batch.get_ydata().tolist() == [0.25, 0.5, 1, 0.75, 0.25, 0]
-    assert each_epoch.get_ydata().tolist() == [0.25, 0.25, 0.25, 0.5, 0.5, 0.5]
+    left, right = plotting.plot_schedules(result).axes
+    applied, without, first = left.lines
+    assert applied.get_xdata() == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+    assert applied.get_ydata().tolist() == [0.25, 0.5, 1, 0.75, 0.25, 0]
+    assert without.get_ydata() == pytest.approx([0.25, 0.5, 1, 0.75, 0.5, 0.25])
+    assert first.get_ydata()[0] == 0.25
+    assert right.lines[0].get_ydata().tolist() == [0.25, 0.25, 0.25, 0.5, 0.5, 0.5]
 
 
 def test_batch_statistics_have_a_panel_for_each_seed():
@@ -469,8 +490,8 @@ def test_batch_statistics_have_a_panel_for_each_seed():
         {
             "seed": [1, 1, 0],
             "epoch": [2, 1, 1],
-            "test accuracy (%), as remembered": [60.0, 50.0, 40.0],
-            "test accuracy (%), measured again": [70.0, 65.0, 45.0],
+            "test accuracy (%), running statistics": [60.0, 50.0, 40.0],
+            "test accuracy (%), recomputed statistics": [70.0, 65.0, 45.0],
         }
     )
     figure = plotting.plot_batch_statistics(table)

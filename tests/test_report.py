@@ -16,6 +16,8 @@ from helpers.experiments import EXPERIMENTS, run_experiment
 from helpers.files import CorruptFileError
 from helpers.inspection import receptive_field_table, torchsummary_text
 from helpers.models import MODELS, get_model
+from helpers.notebook_runner import ORDER
+from helpers.results import format_accuracy
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "results").glob("**/README.md"))]
 PAGES = [page for page in PAGES if not any(part.startswith("_") for part in page.parts)]
@@ -55,20 +57,20 @@ def assert_links_exist(page):
 
 
 def test_there_is_a_page_for_every_notebook():
-    assert {page.parent.name for page in NOTEBOOK_PAGES} == {
-        path.stem for path in (ROOT / "notebooks").glob("*.ipynb")
-    }
+    assert {page.parent.name for page in NOTEBOOK_PAGES} == set(ORDER)
 
 
 def test_the_committed_pages_are_those_of_the_saved_files(tmp_path):
     ignored = shutil.ignore_patterns("*.safetensors", "_*")
     shutil.copytree(ROOT / "results", tmp_path / "results", ignore=ignored)
     shutil.copy(ROOT / "README.md", tmp_path)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     for page in NOTEBOOK_PAGES:
         (tmp_path / page_name(page)).unlink()
     report.write_results_tables(tmp_path)
+    report.write_notebook_titles(tmp_path)
     report.write_notebook_reports(tmp_path)
-    for page in PAGES:
+    for page in [*PAGES, *(ROOT / "notebooks" / f"{name}.ipynb" for name in ORDER)]:
         written = (tmp_path / page_name(page)).read_text()
         assert written == page.read_text(), f"make report: {page_name(page)}"
 
@@ -373,33 +375,52 @@ def test_a_markdown_table_has_a_row_of_dashes_under_its_head():
     assert table == "| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 | 4 |"
 
 
-def test_the_comparison_shows_every_run_and_submission_and_no_label_over_another():
-    figure = report.plot_comparison(list(METRICS.values()))
+def test_the_comparison_shows_every_run_and_submission_with_its_number():
+    figure = report.plot_comparison(METRICS)
     figure.canvas.draw()
     [axis] = figure.axes
-    assert axis.get_xscale() == "log"
-    published, reached = (
-        {tuple(point) for point in line.get_xydata()}
-        for line in axis.lines
-        if line.get_marker() in "so"
-    )
-    assert reached == {(m["params"], m["test_accuracy_mean"]) for m in METRICS.values()}
-    expected = {(m["params"], m["published_test_accuracy"]) for m in METRICS.values()}
-    assert {p for p in published if p[1] == p[1]} == {p for p in expected if p[1]}
-    assert {text.get_text() for text in axis.texts} == {m["net"] for m in METRICS.values()}
-    artists = [*axis.texts, axis.get_legend()]
-    boxes = [artist.get_window_extent() for artist in artists]
-    points = axis.transData.transform([*reached, *(p for p in published if p[1] == p[1])])
+    reached = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
+    published = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "s"]
+    assert reached == [metrics["test_accuracy_mean"] for metrics in METRICS.values()]
+    expected = [m["published_test_accuracy"] for m in METRICS.values()]
+    assert published == [accuracy for accuracy in expected if accuracy]
+    numbers = [f"{accuracy:.1f}" for accuracy in (*reached, *published)]
+    assert sorted(text.get_text() for text in axis.texts) == sorted(numbers)
+    boxes = [text.get_window_extent() for text in axis.texts]
     for i, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[i + 1 :]), artists[i]
-        assert not any(box.padded(2).contains(*point) for point in points), artists[i]
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :]), axis.texts[i]
         assert figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1)
 
 
 def test_the_bars_of_the_comparison_are_the_deviations_over_seeds():
-    runs = list(METRICS.values())
-    [axis] = report.plot_comparison(runs).axes
-    [bars] = [container for container in axis.containers if container.has_yerr]
-    [segments] = [lines.get_segments() for lines in bars.lines[2]]
-    lengths = [segment[1, 1] - segment[0, 1] for segment in segments]
-    assert lengths == pytest.approx([2 * metrics["test_accuracy_std"] for metrics in runs])
+    [axis] = report.plot_comparison(METRICS).axes
+    lengths = []
+    for container in axis.containers:
+        [segments] = [lines.get_segments() for lines in container.lines[2]]
+        lengths.append(segments[0][1, 0] - segments[0][0, 0])
+    deviations = [metrics["test_accuracy_std"] or 0 for metrics in METRICS.values()]
+    assert lengths == pytest.approx([2 * deviation for deviation in deviations], abs=1e-6)
+
+
+@pytest.mark.parametrize("notebook", ORDER)
+def test_the_first_cell_of_a_notebook_has_its_requirements_and_all_published_numbers(notebook):
+    page = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())
+    opening = "".join(page["cells"][0]["source"])
+    for name, metrics in METRICS.items():
+        if not name.startswith(f"{notebook}/"):
+            continue
+        assert format_accuracy(metrics) in opening
+        assert EXPERIMENTS[name].published in opening
+        assert f"{metrics['params']:,}" in opening
+        assert f"{metrics['device']}, {metrics['precision']}" in opening
+        for row in metrics["requirements"]:
+            assert (row["requirement"] in opening) == (row["kind"] != "claimed")
+    rows = [row for row in opening.splitlines() if "✅" in row or "❌" in row]
+    checked = {
+        row["requirement"]
+        for name, metrics in METRICS.items()
+        if name.startswith(f"{notebook}/")
+        for row in metrics["requirements"]
+        if row["kind"] != "claimed"
+    }
+    assert len(rows) == len(checked)

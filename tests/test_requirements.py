@@ -130,8 +130,7 @@ AUGMENTATION = {
 
 
 def test_compact_meets_the_requirements_of_s9_that_the_submission_misses():
-    failed = failed_texts(requirements.check_model("S9", get_model("compact")))
-    assert failed == {"three 3x3 layers of stride 2 in its place"}, "it has two"
+    assert not failed_texts(requirements.check_model("S9", get_model("compact")))
     table = requirements.check_model("S9", get_model("s9")).set_index("requirement")
     assert set(table.index[~table["passed"]]) == {
         "three 3x3 layers of stride 2 in its place",
@@ -148,11 +147,12 @@ def test_compact_meets_the_requirements_of_s9_that_the_submission_misses():
 @pytest.mark.parametrize(
     ("path", "module", "text"),
     [
-        ("block1", nn.Sequential(nn.Conv2d(3, 40, 3, padding=1), nn.MaxPool2d(1)), "no pooling"),
-        ("transition2", nn.Conv2d(40, 80, 3, stride=2, padding=1), "bonus: dilated kernels"),
-        ("block2", nn.Identity(), "four blocks"),
+        ("block1", nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.MaxPool2d(1)), "no pooling"),
+        ("transition2", nn.Conv2d(64, 64, 3, stride=2, padding=1), "bonus: dilated kernels"),
+        ("transition3", nn.Conv2d(64, 96, 1, stride=2), "three 3x3 layers"),
+        ("block4", nn.Identity(), "four blocks"),
         ("fc", nn.Identity(), "FC"),
-        ("gap", nn.MaxPool2d(8), "global average pooling"),
+        ("gap", nn.MaxPool2d(4), "global average pooling"),
     ],
 )
 def test_compact_without_a_required_layer_fails(path, module, text):
@@ -167,6 +167,7 @@ def test_one_separable_convolution_is_not_two():
     model = get_model("compact")
     for i in (2, 3, 4):
         replace_module(model, f"block{i}", nn.Identity())
+    model.block1 = nn.Sequential(model.block1[0], model.block1[-1])
     model.block2 = get_model("compact").block2[:1]
     outcomes = passed_by_text(requirements.check_model("S9", model))
     assert outcomes["depthwise separable convolution, k > 1"]
@@ -287,7 +288,7 @@ S10_RUN = (
     | AUGMENTATION
     | {"epochs": 24, "batch_size": 512, "optimizer": "AdamW", "train_images": 50_000}
     | {"steps": 24 * 98, "peak_epoch": 5.0, "max_lr": 0.1, "lr_finder": True}
-    | {"first_lr": 0.01, "last_lr": 0.01}
+    | {"first_lr": 0.01, "last_lr": 0.01, "recipe": {"label_smoothing": 0.1}}
 )
 
 
@@ -299,6 +300,7 @@ S10_RUN = (
         ({"epochs": 25}, "24 epochs"),
         ({"batch_size": 256}, "batch size"),
         ({"optimizer": "SGD"}, "Adam"),
+        ({"recipe": {}}, "cross-entropy"),
         ({"steps": 24}, "a step a batch"),
         ({"peak_epoch": 4.81}, "epoch 5"),
         ({"last_lr": 0.009}, "no annihilation"),
