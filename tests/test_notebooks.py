@@ -18,6 +18,7 @@ from helpers.experiments import EXPERIMENTS
 pytestmark = pytest.mark.slow
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LESSONS = [path for path in NOTEBOOKS if path.stem != "playground"]
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
 FILES_WITH_ADDRESS = (ROOT / "pyproject.toml", ROOT / "README.md", *NOTEBOOKS, *SOLUTIONS)
 MARK = "nbval-check-output"
@@ -32,10 +33,6 @@ def code_lines(cell):
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def is_own_model(cell):
-    return "-own-" in cell.id
-
-
 def imports_of_helpers(cell):
     tree = ast.parse(TransformerManager().transform_cell(cell.source))
     return [
@@ -46,7 +43,7 @@ def imports_of_helpers(cell):
     ]
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
 def notebook(request):
     return nbformat.read(request.param, as_version=4)
 
@@ -57,8 +54,8 @@ def page(request):
 
 
 def test_there_are_notebooks():
-    assert {path.stem for path in NOTEBOOKS} == {"S7", "S9", "S10", "ResNet18_GradCAM"}
-    assert [path.stem for path in SOLUTIONS] == [path.stem for path in NOTEBOOKS]
+    assert {path.stem for path in LESSONS} == {"S7", "S9", "S10", "ResNet18_GradCAM"}
+    assert [path.stem for path in SOLUTIONS] == [path.stem for path in LESSONS]
 
 
 def test_every_cell_was_run_once_from_top_to_bottom(notebook):
@@ -79,6 +76,7 @@ def test_cells_are_short_and_explained(notebook):
     assert max(len(cell.source.splitlines()) for cell in cells) <= 30
     prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
     assert len(prose) >= 0.5 * len(cells)
+    assert len(notebook.cells) <= 60
     assert prose[0].source.startswith("# ")
 
 
@@ -124,23 +122,26 @@ def test_helpers_is_imported_in_a_few_statements_at_the_top(page):
     assert not [cell.id for cell in others if imports_of_helpers(cell)]
 
 
-def test_a_notebook_is_short_beside_the_network_of_ones_own(notebook):
-    cells = [cell for cell in code_cells(notebook) if not is_own_model(cell)]
+def test_a_notebook_is_short(notebook):
+    cells = code_cells(notebook)
     lines = sum(len(code_lines(cell)) for cell in cells)
     statements = ast.parse(cells[1].source).body
-    assert lines - len(code_lines(cells[1])) + len(statements) <= 114
-    [own_model] = [cell for cell in code_cells(notebook) if "class Mine(" in cell.source]
-    assert is_own_model(own_model)
+    assert lines - len(code_lines(cells[1])) + len(statements) <= 115
+    words = re.sub(
+        r"```.*?```|\]\([^)]*\)|^\|.*", " ",
+        "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"),
+        flags=re.DOTALL | re.MULTILINE,
+    ).split()  # fmt: skip
+    assert len(words) <= 2_300
 
 
 def test_few_lines_of_code_recur_in_two_notebooks():
     notebooks_by_line = collections.defaultdict(set)
-    for path in NOTEBOOKS:
+    for path in LESSONS:
         _, _, *cells = code_cells(nbformat.read(path, as_version=4))
         for cell in cells:
-            if not is_own_model(cell):
-                for line in code_lines(cell):
-                    notebooks_by_line[line].add(path.stem)
+            for line in code_lines(cell):
+                notebooks_by_line[line].add(path.stem)
     recurring = [line for line, names in notebooks_by_line.items() if len(names) > 1]
     assert len(recurring) <= 21, recurring
 
@@ -158,8 +159,7 @@ def test_marked_cells_have_something_to_compare(notebook):
     assert all(cell.outputs for cell in marked)
     text = "".join(cell.source for cell in marked)
     assert re.search(r"inspection\.torch(summary|info)_text\(", text)
-    for table in ("inspection.receptive_field_table(", "requirements.check_model("):
-        assert table in text
+    assert "inspection.receptive_field_table(" in text
 
 
 def test_pictures_are_png_and_the_file_is_small(notebook):
@@ -212,6 +212,13 @@ def test_badges_are_rewritten_everywhere(tmp_path):
     assert b"not of the form owner/name" in refused.stderr
 
 
+def test_the_playground_is_executed_and_checks_a_network():
+    cells = code_cells(nbformat.read(ROOT / "notebooks" / "playground.ipynb", as_version=4))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    [checked] = [cell for cell in cells if "requirements.check_model(" in cell.source]
+    assert "passed" in checked.outputs[-1]["data"]["text/html"]
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_numbers_shown_are_those_of_the_metrics(name):
     notebook = name.partition("/")[0]
@@ -258,6 +265,7 @@ def test_a_changed_table_is_found(tmp_path):
     notebook.cells[
         0
     ].source = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom helpers import colab"
+    notebook.cells[1].source += '\ns7 = models.get_model("s7")'
     path = tmp_path / "copy.ipynb"
     nbformat.write(notebook, path)
     text = path.read_text()

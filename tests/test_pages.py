@@ -330,11 +330,14 @@ def test_grad_cam_by_hand_is_the_librarys(sample):
     model, image = models.get_model("compact").eval(), sample.test_images[:1]
     model.fc.weight.data *= 1_000  # beside such gradients the library's epsilon is nothing
     inputs = sample.normalize(torch.from_numpy(image).permute(0, 3, 1, 2))
-    for label in (0, 6):  # both have positive evidence in this image
-        by_hand = scope["grad_cam_by_hand"](model, "block4", inputs, label)
+    compared = 0
+    for label in range(10):
         library = grad_cam(model, "block4", image, np.array([label]), sample)[0]
-        assert library.max() > 0.9
-        assert np.allclose(by_hand, library, atol=1e-5)
+        if library.max() > 0.9:  # there is positive evidence for the class
+            by_hand = scope["grad_cam_by_hand"](model, "block4", inputs, label)
+            assert np.allclose(by_hand, library, atol=1e-5)
+            compared += 1
+    assert compared >= 3
     assert not any(m._forward_hooks for m in model.modules())
 
 
@@ -352,7 +355,8 @@ def test_the_page_on_grad_cam_runs_for_a_model_that_makes_no_mistakes(sample, tm
     exec(cells[1].source, scope)  # the imports
     scope |= {"result": results["resnet18"], "result_compact": results["compact"], "data": data}
     scope["save_and_show"] = lambda figure, path: figure.savefig(path)
-    section = cells[ids.index("resnet18-mistakes") : ids.index("resnet18-agreement-plot") + 1]
+    first, last = ids.index("resnet18-mistakes") - 1, ids.index("resnet18-agreement-plot")
+    section = cells[first : last + 1]  # from the definitions on
     assert len(section) >= 8
     for cell in section:
         exec(cell.source, scope)
