@@ -29,7 +29,8 @@ Training:
     quick_profile     the number of images that a quick run can train on
 
 Notebooks:
-    plotting          all figures
+    plotting          figures of data, runs and predictions
+    drawings          drawings of convolutions, receptive fields and networks
     grad_cam          Grad-CAM and occlusion maps
     colab             set-up, figures as files, source code, downloads
 

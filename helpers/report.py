@@ -438,6 +438,8 @@ def write_notebook_titles(root: Path = ROOT) -> None:
         EXPERIMENTS[name].notebook for name in runs if name in EXPERIMENTS
     ):
         file = root / "notebooks" / f"{notebook}.ipynb"
+        if not file.exists():  # a folder with results only
+            continue
         page = nbformat.read(file, as_version=4)
         table = title_table(
             [runs[n] for n in EXPERIMENTS if n in runs and n.startswith(f"{notebook}/")]

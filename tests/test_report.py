@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import cli, report
 from helpers import data as data_module
-from helpers import report
 from helpers.config import ROOT, SMOKE, Settings
 from helpers.experiments import EXPERIMENTS, run_experiment
 from helpers.files import CorruptFileError
@@ -19,7 +19,11 @@ from helpers.models import MODELS, get_model
 from helpers.notebook_runner import ORDER
 from helpers.results import format_accuracy
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "results").glob("**/README.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "results").glob("**/README.md")),
+]
 PAGES = [page for page in PAGES if not any(part.startswith("_") for part in page.parts)]
 NOTEBOOK_PAGES = sorted((ROOT / "results").glob("[!_]*/README.md"))
 NOTEBOOK_PAGES = [page for page in NOTEBOOK_PAGES if page.parent.name != "benchmark"]
@@ -65,6 +69,7 @@ def test_the_committed_pages_are_those_of_the_saved_files(tmp_path):
     shutil.copytree(ROOT / "results", tmp_path / "results", ignore=ignored)
     shutil.copy(ROOT / "README.md", tmp_path)
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
     for page in NOTEBOOK_PAGES:
         (tmp_path / page_name(page)).unlink()
     report.write_results_tables(tmp_path)
@@ -152,15 +157,58 @@ def test_tables_and_folds_are_set_off_so_that_github_renders_them(page):
             assert after == "", line
 
 
-def test_the_readme_has_few_columns_and_results_all_in_two_tables():
-    [narrow] = [r for r in table_rows((ROOT / "README.md").read_text()) if r[0][0] == "run"]
-    [same, more] = table_rows((ROOT / "results" / "README.md").read_text())
-    assert narrow == same
+def test_the_readme_answers_each_notebooks_question_with_its_accuracies():
+    [rows] = [r for r in table_rows((ROOT / "README.md").read_text()) if r[0][0] == "notebook"]
+    assert rows[0] == [
+        "notebook",
+        "question",
+        "network",
+        "parameters",
+        "test accuracy",
+        "published",
+    ]
+    assert [row[2] for row in rows[2:]] == [metrics["net"] for metrics in METRICS.values()]
+    assert [row[4] for row in rows[2:]] == [format_accuracy(m) for m in METRICS.values()]
+    assert [row[5] for row in rows[2:]] == [EXPERIMENTS[name].published or "-" for name in METRICS]
+    assert [row[1] for row in rows[2:] if row[1]] == list(report.QUESTIONS.values())
+
+
+def test_the_readme_is_short_and_its_first_screen_has_results_commands_and_pictures():
+    text = (ROOT / "README.md").read_text()
+    prose = re.sub(r"```.*?```|\]\([^)]*\)|^\|.*$", " ", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(prose.split()) <= 900
+    first_screen = text.partition("## ")[0]
+    assert "make run" in first_screen
+    assert first_screen.count("![") >= 4
+    assert report.END in first_screen
+
+
+def test_results_are_all_in_two_tables():
+    [narrow, more] = table_rows((ROOT / "results" / "README.md").read_text())
     assert narrow[0][:2] == ["run", "test accuracy"]  # a phone shows these without scrolling
     assert [row[0] for row in more] == [row[0] for row in narrow]
     assert not set(narrow[0][1:]) & set(more[0])
     assert len(narrow[0]) == len(more[0]) == 7
     assert len(narrow) == 2 + len(METRICS)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=page_name)
+def test_the_readme_and_the_pages_of_docs_link_to_each_other(page):
+    assert f"docs/{page.name}" in (ROOT / "README.md").read_text()
+    assert "(../README.md)" in page.read_text()
+
+
+def test_the_commands_of_readme_and_docs_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    commands = {
+        command.name or command.callback.__name__ for command in cli.app.registered_commands
+    }
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text()
+        for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), (page, target)
+        for command in re.findall(r"-m helpers (\w+)", text):
+            assert command in commands, (page, command)
 
 
 def test_seeds_that_were_trained_elsewhere_say_where():

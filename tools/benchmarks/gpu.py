@@ -190,7 +190,7 @@ def train_first_steps(precision: str, names: list[str], plan: Plan) -> list[floa
 
 
 def run_benchmark(plan: Plan, model_names: dict[str, str]) -> None:
-    """Run `make bench`. Only results in the project's own folder go into README.md.
+    """Run `make bench`. Only results in the project's own folder go into docs/speed.md.
 
     Args:
         plan: Output folder and sizes.

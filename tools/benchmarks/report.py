@@ -1,4 +1,4 @@
-"""The report of the benchmarks: a page with tables and figures, and a table in README.md."""
+"""The report of the benchmarks: a page with tables and figures, and a table in docs/speed.md."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from helpers.plotting import BLUE, ORANGE
 from helpers.report import markdown_table, replace_between
 from tools.benchmarks.pipelines import LOADERS, PIPELINES
 
-# The lines in README.md that enclose the table.
+# The lines in docs/speed.md that enclose the table.
 BEGIN = "<!-- speed: made by `make report` -->"
 END = "<!-- end of speed -->"
 COLORS = {"baseline": ORANGE, "project": BLUE}
@@ -119,7 +119,7 @@ def write(root: Path = ROOT) -> None:
     )
     page = environment.get_template("benchmark.md.jinja").render(sections=sections)
     atomic_write(folder / "README.md", page)
-    replace_between(root / "README.md", BEGIN, END, overview(benchmarks))
+    replace_between(root / "docs" / "speed.md", BEGIN, END, overview(benchmarks))
 
 
 def _title(benchmark: dict) -> str:
