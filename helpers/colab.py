@@ -27,6 +27,7 @@ try:
     from IPython import get_ipython
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.display import HTML, Image, Markdown
+    from matplotlib import style
     from matplotlib.figure import Figure
     from PIL import ImageOps
 
@@ -160,7 +161,8 @@ def save_and_show(figure: Figure, path: Path) -> Image:
         OSError: If the file cannot be written.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", pil_kwargs={"optimize": True})
+    with style.context("default"):  # some parts are only created when the figure is drawn
+        figure.savefig(buffer, format="png", pil_kwargs={"optimize": True})
     atomic_write(path, buffer.getvalue())
     # Screen readers and HTML pages read the alternative text from the metadata.
     return Image(buffer.getvalue(), metadata={"alt": figure.get_suptitle()})
@@ -177,6 +179,20 @@ def show_source(*objects: Callable | type) -> Markdown:
     """
     sources = (textwrap.dedent(inspect.getsource(item)).strip() for item in objects)
     return Markdown("```python\n" + "\n\n\n".join(sources) + "\n```")
+
+
+def show_table(table: pd.DataFrame) -> HTML:
+    """Return a table whose texts are aligned to the left. Jupyter would align them to the right.
+
+    Args:
+        table: The table.
+
+    Returns:
+        The table, for the notebook to show.
+    """
+    # GitHub drops styles and keeps the attribute; JupyterLab's own style takes precedence over it.
+    left = r'<\1 align="left" style="text-align: left"'
+    return HTML(re.sub(r"<(td|th)\b", left, table.to_html(border=0, justify="left")))
 
 
 def collapsible(title: str, text: str) -> HTML:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -29,6 +30,7 @@ COLORS = {  # of the boxes of `draw_model`
 }
 
 
+@style.context("default")
 def draw_convolution(image: np.ndarray, kernel: np.ndarray, row: int, column: int) -> Figure:
     """Draw an image, a kernel and the feature map, with the numbers behind one output.
 
@@ -74,6 +76,7 @@ def _draw_numbers(axis: Axes, numbers: np.ndarray, marked: np.ndarray, title: st
     axis.axis("off")
 
 
+@style.context("default")
 def draw_receptive_field(model: nn.Module, last: str, title: str) -> Figure:
     """Draw in one dimension which positions of every layer reach one output.
 
@@ -251,6 +254,7 @@ def _describe_layer(layer: Layer, channels: int, groups: int) -> str:
     return text
 
 
+@style.context("default")
 def draw_model(model: nn.Module, name: str) -> Figure:
     """Draw the main path of a model as boxes, with map sizes and receptive fields.
 

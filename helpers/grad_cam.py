@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import torch
-from matplotlib import colormaps
+from matplotlib import colormaps, style
 from matplotlib.figure import Figure
 
 from helpers.data import ImageData
@@ -101,6 +101,7 @@ def overlay(images: np.ndarray, cams: Sequence[np.ndarray] | np.ndarray) -> np.n
     return np.rint((1 - opacity) * images + opacity * colors).astype(np.uint8)
 
 
+@style.context("default")
 def plot_grad_cam_steps(
     image: np.ndarray, maps: np.ndarray, weights: np.ndarray, title: str
 ) -> Figure:
@@ -171,6 +172,7 @@ def explain_mistakes(result: Result, data: ImageData, layer: str, n: int = 10) -
     return np.stack([predicted_cams, true_cams])
 
 
+@style.context("default")
 def plot_grad_cam(result: Result, data: ImageData, layer: str, n: int = 10) -> Figure:
     """Plot the first mistakes with their class activation maps for both classes.
 
@@ -294,6 +296,7 @@ def agreement_with_occlusion(
     return cam_occlusion_correlation(cams, occlusion_map(result, data, indices))
 
 
+@style.context("default")
 def plot_occlusion(
     result: Result, data: ImageData, layer: str, indices: np.ndarray, logit_drops: np.ndarray
 ) -> Figure:
@@ -334,6 +337,7 @@ def _enlarge(logit_drops: np.ndarray) -> np.ndarray:
     return enlarged / max(1e-7, enlarged.max())
 
 
+@style.context("default")
 def plot_agreement(correlations: Mapping[str, tuple[pd.Series, pd.Series]]) -> Figure:
     """Plot how well class activation maps agree with occlusion maps, layer by layer.
 
@@ -381,6 +385,7 @@ def plot_agreement(correlations: Mapping[str, tuple[pd.Series, pd.Series]]) -> F
     return figure
 
 
+@style.context("default")
 def plot_own_image(result: Result, data: ImageData, photo: PIL.Image.Image, layer: str) -> Figure:
     """Plot a photo, what the model receives of it, the class activation map and the prediction.
 

@@ -1,6 +1,7 @@
 """Figures of data, models, training runs and predictions.
 
-Every function returns a Matplotlib figure. The caller shows it or writes it to a file.
+Every function returns a Matplotlib figure. The caller shows it or writes it to a file. Figures have
+Matplotlib's default style, whatever style the user has set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ import albumentations as A
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib import colormaps
+from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -53,6 +54,7 @@ def new_figure(width: float, height: float, title: str, **grid: Any) -> tuple[Fi
     return figure, figure.subplots(**grid)
 
 
+@style.context("default")
 def plot_bars(table: pd.DataFrame, unit: str, title: str) -> Figure:
     """Plot a table as horizontal bars.
 
@@ -82,6 +84,7 @@ def _draw_bars(axis: Axes, table: pd.DataFrame, unit: str) -> None:
     axis.invert_yaxis()
 
 
+@style.context("default")
 def plot_images(
     images: Sequence[np.ndarray], captions: Sequence[str], title: str, columns: int = 5
 ) -> Figure:
@@ -120,6 +123,7 @@ def _message_figure(message: str, title: str) -> Figure:
     return figure
 
 
+@style.context("default")
 def plot_no_mistakes(data: ImageData, title: str) -> Figure:
     """Create a figure that says that all test images are classified correctly.
 
@@ -134,6 +138,7 @@ def plot_no_mistakes(data: ImageData, title: str) -> Figure:
     return _message_figure(message, title)
 
 
+@style.context("default")
 def plot_classes(data: ImageData) -> Figure:
     """Plot the first training image of each class under the name of the class.
 
@@ -149,6 +154,7 @@ def plot_classes(data: ImageData) -> Figure:
     return plot_images(data.train_images[first], captions, title)
 
 
+@style.context("default")
 def plot_augmentations(
     data: ImageData, transform: A.Compose, n: int = 10, copies: int = 3, seed: int = 0
 ) -> Figure:
@@ -173,6 +179,7 @@ def plot_augmentations(
     return plot_images(images, [""] * len(images), title, columns=len(originals))
 
 
+@style.context("default")
 def plot_history(*results: Result, required: float | None = None) -> Figure:
     """Plot accuracy and loss after every epoch, and the learning rate of every step.
 
@@ -214,6 +221,7 @@ def plot_history(*results: Result, required: float | None = None) -> Figure:
     return figure
 
 
+@style.context("default")
 def plot_calibration(result: Result, data: ImageData) -> Figure:
     """Plot the accuracy of predictions against their confidence (a reliability diagram).
 
@@ -253,6 +261,7 @@ def plot_calibration(result: Result, data: ImageData) -> Figure:
     return figure
 
 
+@style.context("default")
 def plot_misclassified(result: Result, data: ImageData, n: int = 10) -> Figure:
     """Plot the first mistakes, then the most confident ones.
 
@@ -287,6 +296,7 @@ def plot_misclassified(result: Result, data: ImageData, n: int = 10) -> Figure:
     return plot_images(data.test_images[indices], captions, title)
 
 
+@style.context("default")
 def plot_class_accuracy(*results: Result) -> Figure:
     """Plot the test accuracy of each class.
 
@@ -310,6 +320,7 @@ def plot_class_accuracy(*results: Result) -> Figure:
     return figure
 
 
+@style.context("default")
 def plot_confusion_matrix(result: Result, data: ImageData) -> Figure:
     """Plot the number of misclassified test images for each true and predicted class.
 
@@ -342,6 +353,7 @@ def plot_confusion_matrix(result: Result, data: ImageData) -> Figure:
     return figure
 
 
+@style.context("default")
 def plot_layer_costs(model: nn.Module, model_name: str) -> Figure:
     """Plot each block's percentage of the parameters and of the multiply-adds.
 
@@ -356,6 +368,7 @@ def plot_layer_costs(model: nn.Module, model_name: str) -> Figure:
     return plot_bars(block_cost_percentages(model), "percentage of the total (%)", title)
 
 
+@style.context("default")
 def plot_receptive_fields(result: Result, data: ImageData, modules: Sequence[str]) -> Figure:
     """Plot how the receptive field grows from module to module.
 
@@ -401,6 +414,7 @@ def plot_receptive_fields(result: Result, data: ImageData, modules: Sequence[str
     return figure
 
 
+@style.context("default")
 def plot_activations(result: Result, data: ImageData, modules: Sequence[str]) -> Figure:
     """Plot the second test image and the eight strongest feature maps of each module.
 
@@ -428,6 +442,7 @@ def plot_activations(result: Result, data: ImageData, modules: Sequence[str]) ->
     return plot_images(images, captions, title, columns=9)
 
 
+@style.context("default")
 def plot_values_read(grids: Mapping[str, Sequence[np.ndarray]]) -> Figure:
     """Plot which values of a feature map kernels read.
 
@@ -453,6 +468,7 @@ def plot_values_read(grids: Mapping[str, Sequence[np.ndarray]]) -> Figure:
     return figure
 
 
+@style.context("default")
 def plot_kernels(models: Mapping[str, nn.Module], data: ImageData, title: str) -> Figure:
     """Plot the kernels of each model's first convolution and the correlation of their outputs.
 
@@ -485,6 +501,7 @@ def plot_kernels(models: Mapping[str, nn.Module], data: ImageData, title: str) -
     return figure
 
 
+@style.context("default")
 def plot_singular_values(matrices: Mapping[str, Tensor], title: str) -> Figure:
     """Plot the singular values of matrices, relative to the largest one of each.
 
@@ -504,6 +521,7 @@ def plot_singular_values(matrices: Mapping[str, Tensor], title: str) -> Figure:
     return figure
 
 
+@style.context("default")
 def plot_lr_search(lr_curve: pd.DataFrame, lr_trials: pd.DataFrame, title: str) -> Figure:
     """Plot the two stages of a learning-rate search.
 
@@ -563,6 +581,7 @@ def _draw_short_runs(axis: Axes, lr_trials: pd.DataFrame) -> None:
     axis.set(ylabel="validation loss (cross-entropy)")
 
 
+@style.context("default")
 def plot_ablation(table: pd.DataFrame, images: int) -> Figure:
     """Plot the validation accuracy of runs that each change one thing, beside the unchanged run.
 
@@ -589,6 +608,7 @@ def plot_ablation(table: pd.DataFrame, images: int) -> Figure:
     return figure
 
 
+@style.context("default")
 def plot_lr_sweep(sweep: pd.DataFrame, saved_lrs: Mapping[str, float]) -> Figure:
     """Plot the validation loss of short runs by learning rate, with a panel for each model.
 
@@ -641,6 +661,7 @@ def plot_lr_sweep(sweep: pd.DataFrame, saved_lrs: Mapping[str, float]) -> Figure
     return figure
 
 
+@style.context("default")
 def plot_schedules(result: Result) -> Figure:
     """Plot the learning rate of a run, of the same cycle with an end phase, and stepped wrongly.
 
@@ -673,6 +694,7 @@ def plot_schedules(result: Result) -> Figure:
     return figure
 
 
+@style.context("default")
 def plot_batch_statistics(table: pd.DataFrame) -> Figure:
     """Plot test accuracies with running and with recomputed batch statistics.
 
@@ -691,8 +713,8 @@ def plot_batch_statistics(table: pd.DataFrame) -> Figure:
     title = "The same weights of compact with two sets of means and variances"
     figure, axes = new_figure(9, 3.6, title, ncols=len(seeds), sharey=True, squeeze=False)
     for axis, (seed, epochs) in zip(axes.flat, seeds, strict=True):
-        for column, (label, color, style) in lines.items():
-            axis.plot(epochs["epoch"], epochs[column], style, color=color, label=label)
+        for column, (label, color, marker) in lines.items():
+            axis.plot(epochs["epoch"], epochs[column], marker, color=color, label=label)
         axis.set(title=f"seed {seed}", xlabel="epoch", ylabel="test accuracy (%)")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)

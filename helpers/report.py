@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -338,6 +339,7 @@ def write_results_tables(root: Path = ROOT) -> None:
     atomic_write(results_dir / "comparison.png", image.getvalue())
 
 
+@style.context("default")
 def plot_comparison(runs: Mapping[str, dict]) -> Figure:
     """Plot the test accuracy of each run, joined to the published one. Numbers label both.
 
@@ -455,14 +457,15 @@ def readme_table(runs: Mapping[str, dict]) -> str:
         runs: Metrics by the name of the run.
     """
     rows = []
+    shown = set()
     for name in (name for name in EXPERIMENTS if name in runs):
-        notebook, question = name.partition("/")[0], ""
-        if notebook not in [row["notebook"].strip("[").partition("]")[0] for row in rows]:
-            question = QUESTIONS[notebook]
+        notebook = name.partition("/")[0]
+        is_first = notebook not in shown
+        shown.add(notebook)
         rows.append(
             {
-                "notebook": f"[{notebook}](notebooks/{notebook}.ipynb)",
-                "question": question,
+                "notebook": f"[{notebook}](notebooks/{notebook}.ipynb)" if is_first else "",
+                "question": QUESTIONS[notebook] if is_first else "",
                 "network": f"`{runs[name]['net']}`",
                 "parameters": f"{runs[name]['params']:,}",
                 "test accuracy": f"**{results.format_accuracy(runs[name])}**",

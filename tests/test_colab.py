@@ -1,6 +1,7 @@
 """What notebooks show: source code, collapsed text, images and figures. Uploads and downloads."""
 
 import io
+import re
 import subprocess
 import sys
 import types
@@ -270,3 +271,13 @@ def test_a_kernel_without_the_packages_says_which_to_choose():
     assert lines[0] == f"This notebook runs in {sys.executable}, which has no pandas."
     assert "Choose the kernel of this project's .venv" in lines[1]
     assert len(lines) == 2
+
+
+def test_tables_are_aligned_to_the_left_on_every_page():
+    table = pd.DataFrame({"s7": ["✅ passed: 439,808"]}, index=["< 1M parameters"])
+    html_table = colab.show_table(table.rename_axis("requirement")).data
+    cells = re.findall(r"<t[dh]\b[^>]*>", html_table)
+    assert len(cells) == 6
+    assert all('align="left" style="text-align: left' in cell for cell in cells)
+    assert "✅ passed: 439,808</td>" in html_table
+    assert "&lt; 1M parameters</th>" in html_table

@@ -569,53 +569,58 @@ def solved(name):
     return " ".join(prose(f"solutions/{name}").split()), of_cell, of_log
 
 
-def test_what_s7s_solutions_say_of_the_head_start_is_in_their_tables():
+def test_what_s7s_solutions_say_of_the_initial_weights_is_in_their_tables():
     said, of_cell, of_log = solved("S7")
     lead, trained = -np.diff(of_cell("09"), axis=0)[0], -np.diff(of_log("09"), axis=0)[0]
-    assert f"the lead shrinks from {lead[0]:.1f} to {lead[-1]:.1f} points" in said
-    assert f"the {lead[-1]:.1f} points that are missing" in said
-    of_training = f"{trained[0]:.1f} points after the first epoch, {trained[-1]:.1f} after the last"
-    assert of_training in said
+    assert f"shrinks from {lead[0]:.1f} to {lead[-1]:.1f} points" in said
+    assert f"grows from {trained[0]:.1f} to {trained[-1]:.1f} points" in said
     ours, usual = of_cell("09")
     later = np.interp(ours[:-1], usual, range(1, 6)) - range(1, 5)
     assert 0.4 < later.min() < later.mean() < 1.1 < later.max() < 1.7
-    assert "reach half an epoch to one and a half epochs later: about one epoch is saved" in said
+    assert ours[-1] > usual.max()
 
 
 def test_what_s9s_solutions_say_of_their_runs_is_in_the_tables():
     said, of_cell, _ = solved("S9")
     compact, dilated = of_cell("06")
-    assert f"the dilation of 2 is {compact[-1] - dilated[-1]:.1f} points behind" in said
-    assert (dilated > compact).tolist()[:3] == [True] * 3
-    mean, black, noise = of_cell("10")[:, -1]
-    assert f"The mean is {mean - black:.1f} points ahead of either" in said
-    assert f"{mean - black:.1f}" == f"{mean - noise:.1f}"
-    tried = pd.read_csv(ROOT / "results" / "S9" / "tried.csv").set_index("name")
-    again = tried.loc["compact, 10,000 images, 5 epochs: optimizer SGD", "validation accuracy (%)"]
-    assert (
-        "reached {:.1f} and {:.1f} %: beside those, a point or less is left".format(*again) in said
-    )
-    assert (again - max(black, noise)).between(0, 1.1).all()
-    compact = models.get_model("compact")
-    separable = [
-        inspection.count_parameters(block[0]) for block in (compact.block3, compact.block4)
-    ]
-    assert "has {:,}, one of `block4` {:,}".format(*separable) in said
-    over = inspection.count_parameters(compact) + 3 * (9 * 40**2 - 9 * 40 - 40**2) - 99_999
-    assert f"lose {over:,} parameters or more" in said
-    assert min(np.dot(separable, counts) for counts in ((2, 2), (1, 3))) >= over
+    assert abs(compact[-1] - dilated[-1]) < 2.5, "within what two runs differ by"
+    assert np.ptp(of_cell("10")[:, -1]) < 2.5, "about two points"
+    s9, wider = of_cell("13")
+    assert abs(s9[-1] - wider[-1]) < 2.5, "within the noise"
+    added = 64 * 32 * 8  # weights of a 3x3 kernel, less those of a 1x1 kernel
+    assert f"{added:,} parameters more" in said
+    assert inspection.count_parameters(models.get_model("s9")) + 3 * added > 200_000
+    assert 5 * 9 * 64**2 > 100_000, "block2 alone"
 
 
 def test_what_s10s_solutions_say_of_the_peaks_is_in_their_tables():
     said, of_cell, of_log = solved("S10")
     held, trained = of_cell("06"), of_log("06")
     assert np.ptp(held[:, 0]) < 2
-    assert f"the three lie within {np.ptp(held[:, -1]):.1f} points".replace(" 0.", " .") in said
-    behind = [sorted(share[:2, 2] - share[2, 2]) for share in (held, trained)]
-    on_held, on_trained = ("{:.0f} and {:.0f}".format(*both) for both in behind)
-    assert (
-        f"{on_held} points behind the others on images held out, but only {on_trained} on" in said
-    )
+    assert f"the three lie within {np.ptp(held[:, -1]):.1f} points" in said
+    held_behind, trained_behind = (share[:2, 2] - share[2, 2] for share in (held, trained))
+    on_held, on_trained = ("{:.0f} and {:.0f}".format(*x) for x in (held_behind, trained_behind))
+    assert f"{on_held} points behind" in said
+    assert f"only {on_trained} on training images" in said
+    maximum = EXPERIMENTS["S10/s10"].config.max_lr * EXPERIMENTS["S10/s10"].config.weight_decay
+    assert f"{maximum:.5f} at the peak" in said
+
+
+def test_what_resnet18s_solutions_say_is_in_their_tables():
+    said, _, _ = solved("ResNet18_GradCAM")
+    [cell] = [c for c in read("solutions/ResNet18_GradCAM").cells if c.id.endswith("-control")]
+    text = cell.outputs[-1]["data"]["text/html"]
+    numbers = [float(number) for number in re.findall(r"<td>(-?[\d.]+)</td>", text)]
+    mistakes, right = numbers[:5], numbers[5:]
+    table = agreement_table()
+    assert mistakes[:2] == table.loc["resnet18, layer3"].to_list()[:2], "as on the page"
+    assert f"{right[0]:.2f} and {mistakes[0]:.2f}, with standard errors of {right[1]:.2f}" in said
+    drops = "by {4:.2f} of {3:.2f} on average, that of a mistake by {9:.2f} of {8:.2f}"
+    assert drops.format(*right, *mistakes) in said
+    [cell] = [c for c in read("solutions/ResNet18_GradCAM").cells if c.id.endswith("-08")]
+    reached = re.findall(r"seed \d: ([\d.]+) %", "".join(o.get("text", "") for o in cell.outputs))
+    plain, flipped, again = map(float, reached)
+    assert abs(flipped - plain) < abs(again - plain) + 2, "small beside chance"
 
 
 def agreement_table():

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from helpers import plotting
+from helpers import colab, drawings, grad_cam, plotting
 from helpers.config import ROOT
 from helpers.data import load_sample
 from helpers.inspection import block_cost_percentages
@@ -501,3 +503,23 @@ def test_batch_statistics_have_a_panel_for_each_seed():
     assert recomputed.get_ydata().tolist() == [65, 70]
     saved = pd.read_csv(ROOT / "results" / "S9" / "batch_statistics.csv")
     assert len(plotting.plot_batch_statistics(saved).axes) == saved["seed"].nunique()
+
+
+def test_figures_keep_their_style_in_a_dark_one(data, tmp_path):
+    result = perfect_result(data)
+    result.history = History([], [1.0, 2.0])
+    bright = plotting.plot_calibration(result, data)
+    colab.save_and_show(bright, tmp_path / "bright.png")
+    with matplotlib.style.context("dark_background"):
+        dark = plotting.plot_calibration(result, data)
+        colab.save_and_show(dark, tmp_path / "dark.png")
+        assert matplotlib.rcParams["text.color"] == "white", "the user's style stays"
+    assert (tmp_path / "bright.png").read_bytes() == (tmp_path / "dark.png").read_bytes()
+
+
+@pytest.mark.parametrize("module", [plotting, drawings, grad_cam])
+def test_every_figure_has_its_own_style(module):
+    functions = [f for name, f in vars(module).items() if name.startswith(("plot_", "draw_"))]
+    own = [f for f in functions if f.__module__ == module.__name__]
+    assert len(own) >= 3
+    assert all(hasattr(function, "__wrapped__") for function in own)
