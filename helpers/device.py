@@ -6,8 +6,10 @@ import ctypes
 import os
 import platform
 import random
+import re
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -116,7 +118,17 @@ def device_name(device: torch.device) -> str:
         return f"{platform.machine()}, {device.type}"  # for example "arm64, mps"
     name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "CPU"
     threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{name}{_cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return family and model of a CPU, which tell machines of one vendor apart, or nothing."""
+    try:
+        text = cpuinfo.read_text()
+    except OSError:  # not on Linux
+        return ""
+    found = re.search(r"^cpu family\s*: (\d+)\nmodel\s*: (\d+)$", text, re.MULTILINE)
+    return " (family {}, model {})".format(*found.groups()) if found else ""
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import shutil
 import time
 import types
 
+import pandas as pd
 import pytest
 import torch
 
@@ -290,6 +291,10 @@ def test_both_pages_report_what_was_measured(tmp_path):
     folder = ROOT / "results" / "benchmark"
     shutil.copytree(folder, tmp_path / "results" / "benchmark")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    for history in (ROOT / "results").glob("S*/*/history.csv"):
+        copy = tmp_path / history.relative_to(ROOT)
+        copy.parent.mkdir(parents=True)
+        shutil.copy(history, copy)
     report.write(tmp_path)
     for page in ("docs/speed.md", "results/benchmark/README.md"):
         assert (tmp_path / page).read_text() == (ROOT / page).read_text(), "make report"
@@ -320,3 +325,21 @@ def test_the_overview_has_a_column_per_benchmark_and_a_dash_for_what_was_not_mea
     assert table[0] == "| training images/s | A, float32, AVX2 | B, fp16, sm_75 |"
     assert table[2] == "| `s7` | 40 -> 1,100, **27.50x** | 40 -> 1,100, **27.50x** |"
     assert table[3] == "| `s9` | 40 -> 1,100, **27.50x** | - |"
+
+
+def test_the_time_to_an_accuracy_is_that_of_its_epochs(tmp_path):
+    names = [name for name, each in EXPERIMENTS.items() if each.reference_accuracy]
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        published = EXPERIMENTS[name].reference_accuracy
+        accuracies = [published - 1, published, published - 2, published + 1]
+        history = pd.DataFrame({"epoch": [1, 2, 3, 4], "test_accuracy": accuracies})
+        history.to_csv(tmp_path / name / "history.csv", index=False)
+    speeds = {"baseline": {"images_per_second": 100.0}, "project": {"images_per_second": 500.0}}
+    networks = {EXPERIMENTS[name].model: speeds for name in names}
+    benchmark = {"device": "A", "precision": "bf16", "instruction_set": "AVX512"}
+    rows = report.time_to_accuracy([benchmark | {"networks": networks}], tmp_path).splitlines()
+    assert rows[0] == "| network | published | epochs | minutes, A, bf16, AVX512 |"
+    # 10 epochs at 100 images/s are 83 minutes, 2 epochs at 500 images/s are 3.3 minutes.
+    assert rows[2] == "| `s7` | 86.88 % | 10 -> 2 | 83 -> 3, **25.0x** |"
+    assert len(rows) == 2 + 4

@@ -121,6 +121,20 @@ def test_a_checkpoint_of_another_run_is_archived_and_the_difference_named(file, 
     assert torch.equal(CheckpointManager(restored, FINGERPRINT).load()["weights"], STATE["weights"])
 
 
+def test_a_trial_of_a_changed_network_replaces_the_checkpoint_and_says_so(tmp_path, capsys):
+    file = tmp_path / "seed-0.pt"
+    CheckpointManager(file, FINGERPRINT | {"network": "a"}).save(STATE)
+    other = CheckpointManager(file, FINGERPRINT | {"network": "b"}, archive=False)
+    assert other.load() is None
+    assert capsys.readouterr().out == "The network has changed: training starts afresh.\n"
+    assert not list(tmp_path.iterdir()), "nothing is set aside"
+    other.save(STATE)
+    # Another difference is no edit of the network: the checkpoint is archived.
+    changed = FINGERPRINT | {"network": "b", "seed": 1}
+    assert CheckpointManager(file, changed, archive=False).load() is None
+    assert [path.suffix for path in tmp_path.iterdir()] == [".aside"]
+
+
 def test_of_archived_checkpoints_only_the_last_are_kept(file):
     for number in (1, 2, 3):
         last = [path.read_bytes() for path in (file, file.with_stem("seed-0-2"))]

@@ -1,6 +1,7 @@
 """What holds on whatever device trains: here it is the CPU, and with `make gpu` it is the GPU."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -108,3 +109,15 @@ def test_grad_cam_draws(sample, device):
     layer = next(name for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d))
     heat = grad_cam(model, layer, sample.test_images[:2], np.array([1, 2]), sample)
     assert heat.shape == (2, 32, 32) and heat.dtype == np.float32
+
+
+def test_the_name_of_a_cpu_tells_two_of_one_vendor_apart(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(
+        "vendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: X\n"
+    )
+    assert device_module._cpu_model(cpuinfo) == " (family 26, model 2)"
+    cpuinfo.write_text("processor: 0\n")  # as on ARM
+    assert device_module._cpu_model(cpuinfo) == ""
+    assert device_module._cpu_model(tmp_path / "missing") == ""
+    assert re.search(r", \d+ threads?$", device_module.device_name(torch.device("cpu")))

@@ -920,6 +920,34 @@ def test_a_trial_has_two_epochs_of_at_most_ten_thousand_images(untrained, sample
         experiments.try_model(Small, "S8/s8", data, settings)
 
 
+class Wider(Small):
+    """Small with other weights, as after an edit."""
+
+    def __init__(self):
+        super().__init__()
+        self.more = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return super().forward(self.more(x))
+
+
+def test_a_trial_of_an_edited_network_starts_afresh_without_leftovers(
+    sample, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(MODELS, "mine", None)
+    monkeypatch.setitem(MODELS, "ours", None)
+    settings = Settings(SMOKE, "sample", output_dir=tmp_path)
+    small = sample.subset(64, 30)
+    first = experiments.try_model(Small, "S9/compact", small, settings)
+    other = experiments.try_model(Small, "S9/compact", small, settings, name="ours")
+    capsys.readouterr()
+    edited = experiments.try_model(Wider, "S9/compact", small, settings)
+    assert "The network has changed: training starts afresh." in capsys.readouterr().out
+    assert edited.metrics["params"] > first.metrics["params"] == other.metrics["params"]
+    assert [first.folder.name, other.folder.name] == ["mine", "ours"]
+    assert not list(tmp_path.rglob("*.aside"))
+
+
 @pytest.mark.parametrize("lines", [0, 1])
 def test_a_history_that_was_cut_is_damaged(result, sample, tmp_path, lines):
     folder = tmp_path / "copy"

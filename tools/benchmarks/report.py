@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from helpers.config import ROOT
+from helpers.experiments import EXPERIMENTS
 from helpers.files import atomic_write
 from helpers.plotting import BLUE, ORANGE
 from helpers.report import markdown_table, replace_between
@@ -96,11 +98,51 @@ def plot_benchmark(benchmark: dict) -> Figure:
     return figure
 
 
-def write(root: Path = ROOT) -> None:
-    """Write the figures and the page in `results/benchmark/`, and the table in README.md.
+def time_to_accuracy(benchmarks: list[dict], results_dir: Path) -> str:
+    """Return a Markdown table of the minutes to the accuracy that each submission published.
+
+    The submission's time is that of its epochs with the baseline's speed. The project's time is
+    that of the epochs after which the saved run reached the same accuracy, with the project's
+    speed. Both speeds were measured side by side.
 
     Args:
-        root: The folder of README.md and `results/`.
+        benchmarks: The contents of the result files.
+        results_dir: The folder of the saved runs.
+    """
+    rows = []
+    for name, experiment in EXPERIMENTS.items():
+        if experiment.reference_accuracy is None:
+            continue
+        history = pd.read_csv(results_dir / name / "history.csv")
+        reached = history["test_accuracy"] >= experiment.reference_accuracy
+        epochs = {
+            "baseline": experiment.reference_epochs,
+            "project": int(history["epoch"][reached].iloc[0]),
+        }
+        row = {
+            "network": f"`{experiment.model}`",
+            "published": f"{experiment.reference_accuracy} %",
+            "epochs": "{baseline} -> {project}".format(**epochs),
+        }
+        for benchmark in benchmarks:
+            network = benchmark["networks"][experiment.model]
+            minutes = {
+                pipeline: epochs[pipeline] * 50_000 / network[pipeline]["images_per_second"] / 60
+                for pipeline in PIPELINES
+            }
+            row[f"minutes, {_title(benchmark)}"] = (
+                f"{minutes['baseline']:,.0f} -> {minutes['project']:,.0f}, "
+                f"**{minutes['baseline'] / minutes['project']:.1f}x**"
+            )
+        rows.append(row)
+    return markdown_table(rows)
+
+
+def write(root: Path = ROOT) -> None:
+    """Write the figures and the page in `results/benchmark/`, and the tables in docs/speed.md.
+
+    Args:
+        root: The folder of `docs/` and `results/`.
     """
     folder = root / "results" / "benchmark"
     sections = {}
@@ -119,7 +161,13 @@ def write(root: Path = ROOT) -> None:
     )
     page = environment.get_template("benchmark.md.jinja").render(sections=sections)
     atomic_write(folder / "README.md", page)
-    replace_between(root / "docs" / "speed.md", BEGIN, END, overview(benchmarks))
+    tables = [
+        overview(benchmarks),
+        "Minutes to the accuracy that the submission published: its epochs with the baseline -> "
+        "the epochs of the saved run until the same accuracy with the project.",
+        time_to_accuracy(benchmarks, root / "results"),
+    ]
+    replace_between(root / "docs" / "speed.md", BEGIN, END, "\n\n".join(tables))
 
 
 def _title(benchmark: dict) -> str:
