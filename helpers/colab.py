@@ -65,6 +65,7 @@ def setup(profile: str = "auto", keep_on_drive: bool = False, reuse: bool = Fals
         ValueError: If the profile or an environment variable has a value that is not allowed.
     """
     warnings.filterwarnings("ignore", message="IProgress not found")  # no widgets are needed
+    warnings.filterwarnings("ignore", message="Using `tqdm.autonotebook.tqdm`")
     # Albumentations only warns about an unknown argument, then ignores it.
     warnings.filterwarnings("error", message=r"Argument\(s\)")
     if shell := get_ipython():

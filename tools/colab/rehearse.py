@@ -138,15 +138,16 @@ def rehearse(name: str, content: Path) -> None:
             for title in passes:
                 start = time.monotonic()
                 execute_cells(client)
-                (content / "downloads" / f"{name}.zip").unlink()
+                [archive] = (content / "downloads").glob("*.zip")
+                archive.unlink()
                 print(f"{name}, {title}: {time.monotonic() - start:.0f} s", flush=True)
                 if title == "first run":
                     text = "".join(output.get("text", "") for output in setup_cell.outputs)
                     print(text, end="", flush=True)
     drive = content / "drive" / "MyDrive" / "cifar10-notebooks"
     for pattern in (
-        f"results/_smoke-sample/{name}/*/metrics.json",
-        f"checkpoints/smoke-sample/{name}/*/*.pt",
+        "results/_smoke-sample*/*/*/metrics.json",
+        "checkpoints/smoke-sample*/*/*/*.pt",
     ):
         if not list(drive.glob(pattern)):
             raise SystemExit(f"{name}: there is no {pattern} in Drive")
