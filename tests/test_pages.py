@@ -427,6 +427,14 @@ def test_s10s_exercise_with_sgd_has_a_learning_rate_and_a_decay_for_sgd():
         assert (config.optimizer, config.batch_size, config.max_lr) == ("SGD", 128, lr / 4)
         assert config.max_lr * config.weight_decay < 1e-3
     assert scope["s10"].config.max_lr == EXPERIMENTS["S10/s10"].config.max_lr / 2
+    said = solution("S10", 3)
+    peak = scope["s10"].config.max_lr * 2 * scope["s10"].config.weight_decay
+    assert f"= {peak:.5f}" in said
+    high, low = (scope["with_sgd"](lr).config.max_lr for lr in (0.1, 0.01))
+    assert f"use {high:g} and {low:g}" in said
+    products = re.findall(r"([\d.]+) x ([\d.]+) = ([\d.]+\d)", said)
+    assert len(products) == 3
+    assert all(float(a) * float(b) == pytest.approx(float(c)) for a, b, c in products)
     assert "weight decay of 5e-4" in prose("S10")
 
 
@@ -567,15 +575,78 @@ def solved(name):
     return " ".join(prose(f"solutions/{name}").split()), of_cell, of_log
 
 
-def test_what_s7s_solutions_say_of_the_initial_weights_is_in_their_tables():
-    said, of_cell, of_log = solved("S7")
-    lead, trained = -np.diff(of_cell("09"), axis=0)[0], -np.diff(of_log("09"), axis=0)[0]
-    assert f"shrinks from {lead[0]:.1f} to {lead[-1]:.1f} points" in said
-    assert f"grows from {trained[0]:.1f} to {trained[-1]:.1f} points" in said
+def solution(name, number):
+    """The prose of one exercise on a page of solutions, up to the next heading."""
+    text = prose(f"solutions/{name}")
+    [section] = re.findall(rf"^## {number}\. .*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return " ".join(section.split())
+
+
+def printed(name, cell_id):
+    """All that a code cell on a page of solutions printed."""
+    cell = cell_by_id(f"solutions/{name}", cell_id)
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+@pytest.mark.parametrize("name", ["S7", "S10", "ResNet18_GradCAM"])
+def test_solutions_say_how_long_their_short_runs_are(name):
+    source = code(f"solutions/{name}", "for_exercise")
+    [(images, epochs)] = re.findall(r"train_images=([\d_]+), epochs=(\d+)", source)
+    said = " ".join(prose(f"solutions/{name}").split())
+    assert f"for {epochs} epochs on {int(images):,} training images" in said
+
+
+def test_what_s7s_solutions_say_of_the_dilation_is_in_their_outputs():
+    said = solution("S7", 1)
+    fields = re.findall(r": (\d+) before", printed("S7", "s7-solutions-06"))
+    assert "from {} to {} pixels".format(*fields) in said
+    _, of_cell, _ = solved("S7")
+    dilated, undilated = of_cell("07")[:, -1]
+    assert f"{dilated:.2f} % with the dilation" in said
+    assert f"{undilated:.2f} % without" in said
+    assert abs(dilated - undilated) < 2.3
+    kernel = models.S7().block2[1][0]
+    more = (5 * 5 - 3 * 3) * kernel.in_channels * kernel.out_channels
+    assert f"{more:,} more weights" in said
+    assert f"{kernel.in_channels} x {kernel.out_channels} pairs" in said
+
+
+def test_what_s7s_solutions_say_of_initial_weights_is_in_their_tables():
+    said = solution("S7", 2)
+    _, of_cell, of_log = solved("S7")
+    for lead in (-np.diff(of_cell("09"), axis=0)[0], -np.diff(of_log("09"), axis=0)[0]):
+        assert f"from {lead[0]:.1f} to {lead[-1]:.1f} points" in said
     ours, usual = of_cell("09")
+    assert f"{ours[-1] - usual[-1]:.1f} points are missing" in said
     later = np.interp(ours[:-1], usual, range(1, 6)) - range(1, 5)
-    assert 0.4 < later.min() < later.mean() < 1.1 < later.max() < 1.7
-    assert ours[-1] > usual.max()
+    assert f"{later.min():.1f} and {later.max():.1f} epochs" in said
+    assert later.mean() == pytest.approx(1, abs=0.1), "about one epoch"
+
+
+def test_what_s7s_solutions_say_of_parameters_and_multiply_adds_is_in_their_table():
+    said = solution("S7", 3)
+    table = cell_by_id("solutions/S7", "s7-solutions-11").outputs[0]["data"]["text/plain"]
+    parameters, mult_adds = (
+        [float(number.replace(",", "")) for number in row.split()[1:]]
+        for row in table.splitlines()[1:]
+    )
+    assert parameters[1] == parameters[2]
+    assert f" {100 * (1 - parameters[1] / parameters[0]):.0f} % of the parameters" in said
+    for count in mult_adds[1:]:
+        assert f" {100 * (1 - count / mult_adds[0]):.0f} %" in said
+
+
+def test_what_s7s_solutions_say_of_single_images_is_in_the_answers():
+    [output] = cell_by_id("solutions/S7", "s7-solutions-15").outputs
+    answers = re.findall(r"(\d+): (\w+); the network said (\w+)", output["data"]["text/html"])
+    true, predicted = ({int(row[0]): row[i] for row in answers} for i in (1, 2))
+    said = solution("S7", 4)
+    for one, other in ((4, 6), (7, 8)):
+        assert (true[one], true[other]) == (predicted[other], predicted[one])
+        assert f"Images {one} and {other} are" in said
+    named = re.findall(r"the (\w+) \((\d+)\)", said)
+    assert named
+    assert all(true[int(number)] == class_name for class_name, number in named)
 
 
 def test_what_s9s_solutions_say_of_their_runs_is_in_the_tables():
@@ -592,33 +663,71 @@ def test_what_s9s_solutions_say_of_their_runs_is_in_the_tables():
 
 
 def test_what_s10s_solutions_say_of_the_peaks_is_in_their_tables():
-    said, of_cell, of_log = solved("S10")
-    held, trained = of_cell("06"), of_log("06")
-    assert np.ptp(held[:, 0]) < 2
-    assert f"the three lie within {np.ptp(held[:, -1]):.1f} points" in said
-    held_behind, trained_behind = (share[:2, 2] - share[2, 2] for share in (held, trained))
-    on_held, on_trained = ("{:.0f} and {:.0f}".format(*x) for x in (held_behind, trained_behind))
-    assert f"{on_held} points behind" in said
-    assert f"only {on_trained} on training images" in said
-    maximum = EXPERIMENTS["S10/s10"].config.max_lr * EXPERIMENTS["S10/s10"].config.weight_decay
-    assert f"{maximum:.5f} at the peak" in said
+    said = solution("S10", 1)
+    _, of_cell, of_log = solved("S10")
+    validation, trained = of_cell("06"), of_log("06")
+    epochs = EXPERIMENTS["S10/s10"].config.epochs
+    peaks = [f"{peak * validation.shape[1] / epochs:g}" for peak in (2, 5, 12)]
+    assert "peaks are at {}, {} and {}".format(*peaks) in said
+    assert np.ptp(validation[:, 0]) < 2
+    assert f"within {np.ptp(validation[:, -1]):.1f} points" in said
+    behind = [share[:2, 2] - share[2, 2] for share in (validation, trained)]  # early, middle
+    early, middle = behind[0]
+    assert f"{early:.0f} points behind the early peak and {middle:.0f} points behind" in said
+    assert "{:.0f} and {:.0f} points".format(*behind[1]) in said
 
 
-def test_what_resnet18s_solutions_say_is_in_their_tables():
-    said, _, _ = solved("ResNet18_GradCAM")
-    [cell] = [c for c in read("solutions/ResNet18_GradCAM").cells if c.id.endswith("-control")]
-    text = cell.outputs[-1]["data"]["text/html"]
-    numbers = [float(number) for number in re.findall(r"<td>(-?[\d.]+)</td>", text)]
-    mistakes, right = numbers[:5], numbers[5:]
-    table = agreement_table()
-    assert mistakes[:2] == table.loc["resnet18, layer3"].to_list()[:2], "as on the page"
-    assert f"{right[0]:.2f} and {mistakes[0]:.2f}, with standard errors of {right[1]:.2f}" in said
-    drops = "by {4:.2f} of {3:.2f} on average, that of a mistake by {9:.2f} of {8:.2f}"
-    assert drops.format(*right, *mistakes) in said
-    [cell] = [c for c in read("solutions/ResNet18_GradCAM").cells if c.id.endswith("-08")]
-    reached = re.findall(r"seed \d: ([\d.]+) %", "".join(o.get("text", "") for o in cell.outputs))
-    plain, flipped, again = map(float, reached)
-    assert abs(flipped - plain) < abs(again - plain) + 2, "small beside chance"
+def test_what_s10s_solutions_say_of_range_tests_is_in_their_output_and_the_saved_search():
+    said = solution("S10", 2)
+    lowest = re.findall(r"lowest loss at ([\d.]+)", printed("S10", "s10-solutions-08"))
+    lowest = [float(lr) for lr in lowest]
+    assert len(lowest) == 3
+    factor = float(re.search(r"within a factor of ([\d.]*\d)", said)[1])
+    assert factor - 0.1 < max(lowest) / min(lowest) < factor
+    search = json.loads((ROOT / "results" / "S10" / "s10" / "rate_search.json").read_text())
+    max_lr = lr_finder.interpolate_best_lr(dict(search["short_runs"]))
+    lr_curve = pd.DataFrame(search["range_test"])
+    average_loss = lr_curve["loss"]
+    step_loss = average_loss - 0.95 * average_loss.shift()
+    assert average_loss.idxmin() - step_loss.idxmin() == 5
+    assert "five steps behind" in said
+    tenth = lr_curve["learning_rate"][average_loss.idxmin()] / 10
+    assert f"{tenth / max_lr:.2f} times" in said
+
+
+def test_what_s10s_solutions_say_of_sgd_and_of_the_branches_is_in_their_outputs():
+    _, of_cell, _ = solved("S10")
+    for number, cell in ((3, "10"), (4, "13")):
+        for accuracy in of_cell(cell)[:, -1]:
+            assert f"{accuracy:.2f} %" in solution("S10", number)
+    counts = re.findall(r": ([\d,]+) parameters", printed("S10", "s10-solutions-12"))
+    whole, plain = (int(count.replace(",", "")) for count in counts)
+    assert f"{100 * plain / whole:.0f} % of the parameters" in solution("S10", 4)
+    names = [n for n, m in models.CustomResNet().named_modules() if isinstance(m, nn.Conv2d)]
+    assert (len(names), sum(name.startswith("residual") for name in names)) == (8, 4)
+    assert "four of eight convolutions" in solution("S10", 4)
+
+
+def test_what_resnet18s_solutions_say_is_in_their_outputs():
+    log = printed("ResNet18_GradCAM", "resnet18-solutions-08")
+    plain, flipped, again = map(float, re.findall(r"seed \d: ([\d.]+) %", log))
+    said = solution("ResNet18_GradCAM", 2)
+    for behind in (plain - flipped, plain - again):
+        assert f"{behind:.1f} points lower" in said
+    cell = cell_by_id("solutions/ResNet18_GradCAM", "resnet18-solutions-control")
+    cells = re.findall(r"<td>(-?[\d.]+)</td>", cell.outputs[-1]["data"]["text/html"])
+    mistakes, right = np.reshape([float(number) for number in cells], (2, 5))
+    said = solution("ResNet18_GradCAM", 3)
+    assert f"For mistakes, the correlation is {mistakes[0]:.2f}" in said
+    assert f"for right answers, only {right[0]:.2f}" in said
+    assert mistakes[1] == right[1]
+    assert f"a standard error of {right[1]:.2f}" in said
+    assert 2 < (mistakes[0] - right[0]) / np.hypot(mistakes[1], right[1]) < 3
+    assert "between two and three of its own standard errors" in said
+    assert (right[0] - right[2]) / right[1] < 2, "hardly more than two different images"
+    assert f"{right[2]:.2f}" in said
+    for logit, drop in (mistakes[3:], right[3:]):
+        assert f"{drop:.2f} of {logit:.2f}" in said
 
 
 def agreement_table():
