@@ -73,7 +73,7 @@ rehearse-colab: .venv-colab-$(COLAB)/.installed ## Run the notebooks (NOTEBOOKS=
 verify: .venv/.installed ## Evaluate the saved networks again and compare with their metrics
 	.venv/bin/python -m helpers verify
 
-report: .venv/.installed ## Write the tables in README.md and the reports in results/
+report: .venv/.installed ## Write the tables in README.md, docs/ and notebooks/, and the reports in results/
 	.venv/bin/python -m helpers report
 	.venv/bin/python -c 'from tools.benchmarks import report; report.write()'
 

@@ -385,23 +385,10 @@ def title_table(runs: Sequence[dict]) -> str:
     Args:
         runs: The metrics of each run.
     """
-    rows = []
-    for check in (check for run in runs for check in run["requirements"]):
-        if check["kind"] == "claimed" or check["requirement"] in [
-            row["requirement"] for row in rows
-        ]:
-            continue
-        marks = [_mark(check["requirement"], run) for run in runs]
-        rows.append(
-            {"requirement": check["requirement"], **dict(zip(_nets(runs), marks, strict=True))}
-        )
+    nets = [f"`{run['net']}`" for run in runs]
     facts = {
-        "**test accuracy**, mean of the seeds": [
-            f"**{results.format_accuracy(run)}** ({len(run['seeds'])} seeds)".replace(
-                " (1 seeds)", " (one seed)"
-            )
-            for run in runs
-        ],
+        "**test accuracy**": [f"**{results.format_accuracy(run)}**" for run in runs],
+        "seeds": [f"{len(run['seeds'])}" for run in runs],
         "published by the submission": [
             EXPERIMENTS[f"{run['notebook']}/{run['net']}"].published or "-" for run in runs
         ],
@@ -409,14 +396,13 @@ def title_table(runs: Sequence[dict]) -> str:
         "epochs": [f"{run['epochs']}" for run in runs],
         "trained on": [f"{run['device']}, {run['precision']}" for run in runs],
     }
-    for name, values in facts.items():
-        rows.append({"requirement": name, **dict(zip(_nets(runs), values, strict=True))})
+    checks = [check for run in runs for check in run["requirements"] if check["kind"] != "claimed"]
+    for requirement in dict.fromkeys(check["requirement"] for check in checks):
+        facts[requirement] = [_mark(requirement, run) for run in runs]
+    rows = [
+        {"result": name, **dict(zip(nets, values, strict=True))} for name, values in facts.items()
+    ]
     return markdown_table(rows)
-
-
-def _nets(runs: Sequence[dict]) -> list[str]:
-    """Return the names of the networks as column heads."""
-    return [f"`{run['net']}`" for run in runs]
 
 
 def _mark(requirement: str, run: dict) -> str:

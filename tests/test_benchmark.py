@@ -313,18 +313,21 @@ def test_the_overview_has_a_column_per_benchmark_and_a_dash_for_what_was_not_mea
         "device": "A",
         "precision": "float32",
         "instruction_set": "AVX2",
+        "date": "2026-11-01",
         "networks": {"s7": network, "s9": network},
     }
     second = {
         "device": "B",
         "precision": "fp16",
         "instruction_set": "sm_75",
+        "date": "2026-11-02",
         "networks": {"s7": network},
     }
     table = report.overview([first, second]).splitlines()
     assert table[0] == "| training images/s | A, float32, AVX2 | B, fp16, sm_75 |"
     assert table[2] == "| `s7` | 40 -> 1,100, **27.50x** | 40 -> 1,100, **27.50x** |"
     assert table[3] == "| `s9` | 40 -> 1,100, **27.50x** | - |"
+    assert table[4] == "| measured on | 2026-11-01 | 2026-11-02 |"
 
 
 def test_the_time_to_an_accuracy_is_that_of_its_epochs(tmp_path):

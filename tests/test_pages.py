@@ -150,7 +150,7 @@ def test_a_model_of_ones_own_is_not_tested_on_the_test_images(sample, monkeypatc
         assert not {image.tobytes() for image in data.test_images} & {
             image.tobytes() for image in sample.test_images
         }
-    assert np.array_equal(scope["validation"].test_images, data.test_images)
+    assert np.array_equal(scope["images"].test_images, data.test_images)
     text = cell_by_id("playground", "playground-own-comparison").outputs[0]["data"]["text/plain"]
     mine, ours = text.splitlines()[-2:]
     assert mine.split()[3:6] == ours.split()[3:6] == ["10,000", "2", "5,000"]
@@ -497,7 +497,7 @@ def test_s10s_range_test_is_a_small_one_of_the_library(sample, capsys):
     scope |= {"DataLoader": DataLoader, "TensorDataset": TensorDataset}
     scope["build_initialized_model"] = lambda *_: tiny
     exec(code("S10", "END_LR, STEPS"), scope)
-    assert len(scope["lrs"]) == 25
+    assert len(scope["lrs"]) == 30
     assert scope["lrs"][-1] == pytest.approx(1)
     assert "lowest average loss at a learning rate of" in capsys.readouterr().out
 

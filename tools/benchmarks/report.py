@@ -59,6 +59,8 @@ def overview(benchmarks: list[dict]) -> str:
         for benchmark in benchmarks:
             row[_title(benchmark)] = _comparison(benchmark["networks"].get(name))
         rows.append(row)
+    dates = {_title(benchmark): benchmark["date"] for benchmark in benchmarks}
+    rows.append({"training images/s": "measured on", **dates})
     return markdown_table(rows)
 
 
@@ -163,8 +165,8 @@ def write(root: Path = ROOT) -> None:
     atomic_write(folder / "README.md", page)
     tables = [
         overview(benchmarks),
-        "Minutes to the accuracy that the submission published: its epochs with the baseline -> "
-        "the epochs of the saved run until the same accuracy with the project.",
+        "The next table shows minutes to the accuracy that the submission published:\n"
+        "its epochs with the baseline -> the epochs of the saved run with the project.",
         time_to_accuracy(benchmarks, root / "results"),
     ]
     replace_between(root / "docs" / "speed.md", BEGIN, END, "\n\n".join(tables))

@@ -28,7 +28,6 @@ SHAPES = {  # arguments of Compact; all have fewer than 100,000 parameters
     "more layers at 32x32": {"widths": (40, 56, 80, 88), "depths": (5, 5, 4, 2), "dilation": 3},
     "wider at 16x16: compact": {"widths": (32, 64, 64, 96), "depths": (4, 5, 4, 3), "dilation": 3},
     "the same, dilation 2": {"widths": (32, 64, 64, 96), "depths": (4, 5, 4, 3), "dilation": 2},
-    "narrower, deeper": {"widths": (32, 56, 56, 80), "depths": (5, 7, 5, 4), "dilation": 3},
 }
 TABLE = ROOT / "results" / "S9" / "shapes.csv"
 
