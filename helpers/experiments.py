@@ -217,7 +217,7 @@ def run_experiment(
                 **saved.metrics
             )
         )
-        print(results.format_log(saved.history), end="")
+        print(results.format_short_log(saved.history), end="")
         return replace(saved, folder=folder)
 
     _check_transform(experiment.make_transform(data))

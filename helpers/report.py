@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import style
@@ -421,6 +420,8 @@ def write_notebook_titles(root: Path = ROOT) -> None:
         CorruptFileError: If a `metrics.json` is damaged.
         ValueError: If the first cell of a notebook lacks the markers.
     """
+    import nbformat  # imported here because a machine with a GPU may have no Jupyter
+
     runs = load_all_metrics(root / "results")
     for notebook in dict.fromkeys(
         EXPERIMENTS[name].notebook for name in runs if name in EXPERIMENTS

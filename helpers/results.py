@@ -221,6 +221,19 @@ def format_log(history: History) -> str:
     return "".join(f"{format_epoch(row, len(epochs))}\n" for row in epochs)
 
 
+def format_short_log(history: History) -> str:
+    """Return the log. Of more than twenty epochs, only the first, every tenth and the last.
+
+    Args:
+        history: What was measured during training.
+    """
+    lines = format_log(history).splitlines(keepends=True)
+    if len(lines) > 20:
+        last = len(lines)
+        lines = [lines[n - 1] for n in range(1, last + 1) if n in (1, last) or n % 10 == 0]
+    return "".join(lines)
+
+
 def read_metrics(folder: Path) -> dict:
     """Return the content of a run's `metrics.json`.
 

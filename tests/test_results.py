@@ -979,3 +979,14 @@ def test_short_runs_are_compared_epoch_by_epoch(sample, tmp_path, monkeypatch, c
     capsys.readouterr()
     assert experiments.run_short(data, settings, adamw=small, sgd=sgd).equals(table)
     assert capsys.readouterr().out.count("Nothing left to train") == 2
+
+
+@pytest.mark.parametrize(("epochs", "shown"), [(20, 20), (24, 4), (80, 9)])
+def test_the_log_of_a_long_run_is_shown_in_part(epochs, shown):
+    row = dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"), 1.0)
+    row |= {"learning_rate": 0.1, "images_per_second": 1.0, "seconds": 1.0}
+    history = History([{"epoch": n, **row} for n in range(1, epochs + 1)], [])
+    lines = results.format_short_log(history).splitlines()
+    assert len(lines) == shown
+    assert lines[0].startswith("epoch  1/")
+    assert lines[-1].startswith(f"epoch {epochs}/{epochs}")
