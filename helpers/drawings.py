@@ -1,7 +1,7 @@
 """Drawings that explain: a convolution in numbers, a receptive field, a network as blocks.
 
-Everything drawn is computed from the weights or from the layers of a model. Every function returns
-a Matplotlib figure.
+Everything drawn is computed from the weights or from the layers of a model. The functions
+`draw_...` return Matplotlib figures; the others return what is drawn.
 """
 
 from collections.abc import Sequence
@@ -263,12 +263,12 @@ def draw_model(model: nn.Module, name: str) -> Figure:
         name: The name of the model, for the title.
 
     Returns:
-        The figure. The height of a box shows the size of its feature maps. The numbers below the
-        boxes are receptive fields in pixels.
+        The figure. A higher box has larger feature maps, on a logarithmic scale. The numbers below
+        the boxes are receptive fields in pixels.
     """
     boxes = list_boxes(model)
     figure, axis = new_figure(10, 4.6, f"{name}: layers, map sizes and receptive fields")
-    heights = [2 + 0.4 * np.log2(max(box.size, 1)) for box in boxes]
+    heights = [2 + 0.4 * np.log2(box.size) for box in boxes]
     top = max(heights)
     for x, (box, height) in enumerate(zip(boxes, heights, strict=True)):
         corner = (x + 0.08, (top - height) / 2)

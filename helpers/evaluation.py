@@ -120,7 +120,7 @@ def most_confused(logits: np.ndarray, labels: np.ndarray) -> tuple[int, int, int
 
 
 def describe_mistakes(logits: np.ndarray, data: ImageData) -> str:
-    """Return the number of mistakes, the pair of classes mixed up most often, and the surest one.
+    """Return how often the two classes mixed up most are mixed up, and the most confident mistake.
 
     Args:
         logits: Logits (N, 10) of the test images.
@@ -133,11 +133,11 @@ def describe_mistakes(logits: np.ndarray, data: ImageData) -> str:
     pairs = np.sort([true, predicted], axis=0)
     (first, second), count = Counter(zip(*pairs.tolist(), strict=True)).most_common(1)[0]
     confidences = confidence(logits[mistakes])
-    surest = confidences.argmax()
+    worst = confidences.argmax()
     return (
         f"{count} of {len(mistakes):,} mistakes mix {data.classes[first]} and "
-        f"{data.classes[second]}. The most confident mistake: {data.classes[true[surest]]} -> "
-        f"{data.classes[predicted[surest]]} ({confidences[surest]:.0%})."
+        f"{data.classes[second]}. The most confident mistake: {data.classes[true[worst]]} -> "
+        f"{data.classes[predicted[worst]]} ({confidences[worst]:.0%})."
     )
 
 

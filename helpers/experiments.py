@@ -437,7 +437,7 @@ def try_model(
     Args:
         model_class: Returns a new model, for example its class.
         like: The name of the experiment whose augmentation and hyperparameters to use.
-        data: Up to 10,000 training images are used; a tenth of all is held out.
+        data: Up to 10,000 training images are used; a tenth of all are validation images.
         settings: The settings of the notebook.
         name: The name of the run and of its model.
         config_changes: Other values for fields of `TrainConfig`.

@@ -139,7 +139,7 @@ def build_scheduler(
     total_steps = config.epochs * batches
     peak_step = config.peak_epoch * batches
     div_factor = config.div_factor
-    lowest = config.div_factor * config.final_div_factor
+    total_div_factor = config.div_factor * config.final_div_factor  # of the last rate
     # Without a step to rise in, OneCycleLR would divide by zero: start at the peak.
     if peak_step <= 1:
         total_steps = max(total_steps, 2)
@@ -151,7 +151,7 @@ def build_scheduler(
         total_steps=total_steps,
         pct_start=peak_step / total_steps,
         div_factor=div_factor,
-        final_div_factor=lowest / div_factor,
+        final_div_factor=total_div_factor / div_factor,
         anneal_strategy="linear",
         cycle_momentum=False,  # would cycle Adam's beta1 too
     )

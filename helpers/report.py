@@ -423,16 +423,13 @@ def write_notebook_titles(root: Path = ROOT) -> None:
     import nbformat  # imported here because a machine with a GPU may have no Jupyter
 
     runs = load_all_metrics(root / "results")
-    for notebook in dict.fromkeys(
-        EXPERIMENTS[name].notebook for name in runs if name in EXPERIMENTS
-    ):
+    known = [runs[name] for name in EXPERIMENTS if name in runs]
+    for notebook, group in groupby(known, key=lambda metrics: metrics["notebook"]):
         file = root / "notebooks" / f"{notebook}.ipynb"
         if not file.exists():  # a folder with results only
             continue
         page = nbformat.read(file, as_version=4)
-        table = title_table(
-            [runs[n] for n in EXPERIMENTS if n in runs and n.startswith(f"{notebook}/")]
-        )
+        table = title_table(list(group))
         page.cells[0].source = insert_between(page.cells[0].source, BEGIN, END, table, file.name)
         atomic_write(file, nbformat.writes(page) + "\n")
 

@@ -126,13 +126,13 @@ def test_a_notebook_is_short(notebook):
     cells = code_cells(notebook)
     lines = sum(len(code_lines(cell)) for cell in cells)
     statements = ast.parse(cells[1].source).body
-    assert lines - len(code_lines(cells[1])) + len(statements) <= 115
+    assert lines - len(code_lines(cells[1])) + len(statements) <= 114
     words = re.sub(
-        r"```.*?```|\]\([^)]*\)|^\|.*", " ",
+        r"```.*?```|\]\([^)]*\)|^\|[^\n]*", " ",
         "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"),
         flags=re.DOTALL | re.MULTILINE,
     ).split()  # fmt: skip
-    assert len(words) <= 2_300
+    assert 800 < len(words) <= 2_300
 
 
 def test_few_lines_of_code_recur_in_two_notebooks():

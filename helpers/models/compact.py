@@ -23,12 +23,12 @@ class Residual(nn.Module):
 
 
 class Compact(nn.Module):
-    """Four blocks, three of them of residual units, with convolutions between them.
+    """Four blocks of residual units, with convolutions between them.
 
     There is no pooling but the global one. Three 3x3 convolutions halve the maps: the last one of
-    block 1, transition 2 (dilated) and transition 3. Transition 1 is a 1x1 convolution. The
-    transitions 2 and 3 have 8 groups, and with them about as many parameters as a depthwise
-    separable convolution.
+    block 1, transition 2 (dilated) and transition 3. Transition 1 is a 1x1 convolution. All
+    three have 8 groups, and with them about as many parameters as a depthwise separable
+    convolution.
     """
 
     def __init__(

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import typer
 
-from helpers import transforms
 from helpers.config import FULL, ROOT, Settings, validate_choice
 from helpers.data import load_data
 from helpers.experiments import EXPERIMENTS
@@ -47,24 +46,19 @@ def table_file(name: str) -> Path:
     return ROOT / "results" / notebook / "tried.csv"
 
 
-def main(
-    name: str, changes: str, images: int = 0, epochs: int = 0, seed: int = 0, transform: str = ""
-) -> None:
+def main(name: str, changes: str, images: int = 0, epochs: int = 0, seed: int = 0) -> None:
     """Train an experiment with changes of its config, a JSON object.
 
     --images is the number of training images (default: all 45,000), --epochs the number of epochs
-    (default: the experiment's), --transform the name of a function in `helpers.transforms`.
+    (default: the experiment's).
     """
     experiment = EXPERIMENTS[validate_choice("experiment", name, EXPERIMENTS)]
     changed_fields = json.loads(changes)
     config = change_config(experiment.config, changed_fields, epochs)
     experiment = dataclasses.replace(experiment, config=config)
-    if transform:
-        experiment = dataclasses.replace(experiment, transform=getattr(transforms, transform))
     data = load_data(Settings(FULL, "cifar10"), validation=True).subset(images or None)
     train_images = len(data.train_labels)
-    named = {**changed_fields, **({"transform": transform} if transform else {})}
-    changes_text = ", ".join(f"{field} {value}" for field, value in named.items()) or "as trained"
+    changes_text = ", ".join(f"{field} {value}" for field, value in changed_fields.items())
     title = f"{experiment.model}, {train_images:,} images, {config.epochs} epochs: {changes_text}"
 
     def measure() -> dict[str, object]:
